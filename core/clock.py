@@ -1,0 +1,33 @@
+"""The host's clock and the only conversions between UTC (everywhere) and IST (sessions and display)."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta, timezone
+
+IST = timezone(timedelta(hours=5, minutes=30), "IST")
+
+DAY_ROLL_HOUR = 6
+"""Zerodha flushes tokens and starts a new trading day at 06:00 IST (kite.trade/docs/connect/v3/user)."""
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def to_ist(moment: datetime) -> datetime:
+    return moment.astimezone(IST)
+
+
+def trading_day(moment: datetime) -> date:
+    """The trading day a moment belongs to: it rolls at 06:00 IST, so 02:00 IST still belongs to yesterday."""
+    return (to_ist(moment) - timedelta(hours=DAY_ROLL_HOUR)).date()
+
+
+def from_epoch(seconds: int) -> datetime:
+    """Kite's exchange timestamps are UTC epoch seconds."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def parse_kite_time(text: str) -> datetime:
+    """Kite's JSON timestamps are `YYYY-MM-DD HH:MM:SS` in IST without a zone; returns aware UTC."""
+    return datetime.strptime(text, "%Y-%m-%d %H:%M:%S").replace(tzinfo=IST).astimezone(UTC)
