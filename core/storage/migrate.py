@@ -1,0 +1,34 @@
+"""Bring the schema to this code's version. Runs as the admin role; grants are core/storage/roles.py's business."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from core.config import Settings
+from core.routing import CONFIG_SCHEMA, PAPER_EXCHANGE_SCHEMA, schema
+from core.storage.db import admin_url
+from core.trading.types import Broker
+
+
+async def migrate(settings: Settings) -> None:
+    """Create the schemas and run every missing migration, in one transaction. Safe to run again."""
+    engine = create_async_engine(admin_url(settings))
+    try:
+        async with engine.begin() as connection:
+            for name in (CONFIG_SCHEMA, PAPER_EXCHANGE_SCHEMA, *(schema(broker) for broker in Broker)):
+                await connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{name}"'))
+            await connection.run_sync(_upgrade)
+    finally:
+        await engine.dispose()
+
+
+def _upgrade(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
