@@ -1,4 +1,4 @@
-"""How an order meets a market snapshot: fills, triggers and protection prices, shared by the paper exchange and the sandbox.
+"""How an order meets a market snapshot: fills, triggers, protection prices; shared by paper exchange and sandbox.
 
 Pure: no I/O, no clock, no state. The caller keeps the book, books the fills and decides what a fill costs.
 
@@ -10,9 +10,9 @@ What it assumes, for both users alike:
   snapshot the caller takes it out with `consume` before it matches the next order (oldest accepted first).
 - SL and SL-M trigger on the last traded price (BUY at or above the trigger, SELL at or below), for good, and may fill
   on the very snapshot that triggered them.
-- A MARKET or SL-M order whose `price` is None walks the depth without a limit. Both users convert instead: on acceptance the
-  caller sets `price` to `protection_price(...)` (of the last price for MARKET, of the trigger price for SL-M), and
-  what that price does not reach rests as a limit.
+- A MARKET or SL-M order whose `price` is None walks the depth without a limit. Both users convert instead: on
+  acceptance the caller sets `price` to `protection_price(...)` (of the last price for MARKET, of the trigger price for
+  SL-M), and what that price does not reach rests as a limit.
 - IOC lives for one look: whatever the first eligible snapshot leaves is cancelled. A stop waits for its trigger first.
 - A snapshot older than the order proves nothing about it and does nothing to it. Kite's ticks carry whole seconds, so
   with them an order may wait up to a second longer than it would have at the exchange.
@@ -31,19 +31,6 @@ AUTO_PROTECTION = Decimal(-1)
 """`market_protection` that asks the broker to choose the band (support.zerodha.com, market price protection)."""
 
 _STOPS = frozenset({OrderType.SL, OrderType.SL_M})
-
-# Percent of the reference price, as (upper bound inclusive or None, percent). Source: support.zerodha.com, read 2026.
-_AUTO_EQUITY_AND_FUTURES: tuple[tuple[Decimal | None, Decimal], ...] = (
-    (Decimal("99.9999"), Decimal("2")),
-    (Decimal("500"), Decimal("1")),
-    (None, Decimal("0.5")),
-)
-_AUTO_OPTIONS: tuple[tuple[Decimal | None, Decimal], ...] = (
-    (Decimal("9.9999"), Decimal("5")),
-    (Decimal("99.9999"), Decimal("3")),
-    (Decimal("500"), Decimal("2")),
-    (None, Decimal("1")),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +53,7 @@ class MarketSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class RestingOrder:
-    """An accepted order as the exchange holds it. `quantity` is the total, `filled_quantity` what earlier looks filled."""
+    """An accepted order as the exchange holds it: `quantity` in all, `filled_quantity` filled by earlier looks."""
 
     broker_order_id: str
     side: Side
@@ -94,7 +81,7 @@ class Execution:
 
 @dataclass(frozen=True, slots=True)
 class MatchResult:
-    """What one snapshot does to one order. `triggered` is the order's state afterwards; `cancel_remainder` is IOC's end."""
+    """What one snapshot does to one order. `triggered` is the state afterwards; `cancel_remainder` is IOC's end."""
 
     executions: tuple[Execution, ...]
     triggered: bool
@@ -109,7 +96,7 @@ def match(order: RestingOrder, snapshot: MarketSnapshot, *, max_quantity: int | 
     """Match one order against one snapshot.
 
     Args:
-        max_quantity: the most this look may fill, in units; None for no such limit. The rest stays (or, IOC, is cancelled).
+        max_quantity: the most this look may fill, in units; None for no such limit. The rest rests (IOC: is cancelled).
 
     Raises:
         ValueError: an SL or SL-M order without a trigger price, or a LIMIT or SL order without a price.
@@ -173,12 +160,16 @@ def protection_price(
 
 
 def auto_protection_percent(last_price: Decimal, instrument_type: str) -> Decimal:
-    """Zerodha's automatic market protection in percent, by price and kind of instrument."""
-    bands = _AUTO_OPTIONS if instrument_type in {"CE", "PE"} else _AUTO_EQUITY_AND_FUTURES
-    for upper, percent in bands:
-        if upper is None or last_price <= upper:
-            return percent
-    raise AssertionError("the last band has no upper bound")
+    """Zerodha's automatic market protection in percent, by price and kind (support.zerodha.com, read 2026)."""
+    if instrument_type in {"CE", "PE"}:
+        if last_price < 10:
+            return Decimal(5)
+        if last_price < 100:
+            return Decimal(3)
+        return Decimal(2) if last_price <= 500 else Decimal(1)
+    if last_price < 100:
+        return Decimal(2)
+    return Decimal(1) if last_price <= 500 else Decimal("0.5")
 
 
 def _check(order: RestingOrder) -> None:
