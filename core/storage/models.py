@@ -18,6 +18,9 @@ from core.routing import CONFIG_SCHEMA, JOURNAL, PAPER_EXCHANGE_SCHEMA
 
 MONEY = Numeric(20, 6)
 
+AVERAGE_PRICE = Numeric(26, 10)
+"""Average prices of positions keep the quantum of core/trading/positions.py, so that a fold read back goes on exactly."""
+
 
 class Base(DeclarativeBase):
     type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
@@ -264,7 +267,7 @@ class FillRow(Base):
     realized_pnl: Mapped[Decimal]
     charges: Mapped[Decimal]
     position_quantity: Mapped[int]
-    position_average_price: Mapped[Decimal]
+    position_average_price: Mapped[Decimal] = mapped_column(AVERAGE_PRICE)
     recorded_at: Mapped[datetime]
 
 
@@ -280,7 +283,7 @@ class PositionRow(Base):
     account: Mapped[str]
     instrument: Mapped[str]
     quantity: Mapped[int]
-    average_price: Mapped[Decimal]
+    average_price: Mapped[Decimal] = mapped_column(AVERAGE_PRICE)
     realized_pnl: Mapped[Decimal]
     charges: Mapped[Decimal]
     updated_at: Mapped[datetime]
