@@ -60,6 +60,3 @@ class SessionExpired(NotPlaced):
     def __init__(self, message: str) -> None:
         super().__init__(message, code="SESSION_EXPIRED", retryable=True)
 
-
-class IllegalTransition(AlphaPandaError):
-    """The order state machine was asked for a step its table does not have: a bug, to be seen by a person."""

@@ -16,7 +16,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from core.routing import CONFIG_SCHEMA, JOURNAL, PAPER_EXCHANGE_SCHEMA
 
-MONEY = Numeric(20, 6)
+MONEY = Numeric()
+"""Unconstrained numeric: an average price comes back exactly as it was computed, so every fold agrees to the last digit."""
 
 AVERAGE_PRICE = Numeric(26, 10)
 """Average prices of positions keep the quantum of core/trading/positions.py, so that a fold read back goes on exactly."""

@@ -1,0 +1,332 @@
+"""The journal of one broker: what we did and meant. Every method is one transaction: the transition and its events, or neither.
+
+Callers get a JournalOrder back; nothing here talks to a broker, the log or Temporal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import RowMapping, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from core import ids
+from core.clock import trading_day, utc_now
+from core.errors import AlphaPandaError
+from core.events.envelope import EventType
+from core.events.payloads import FillRecord
+from core.storage.db import transient
+from core.storage.fills import book_fill
+from core.storage.journal_events import EVENT_OF, outgoing
+from core.storage.models import FillRow, OrderRow, OutgoingEventRow, PositionRow, SendRow
+from core.trading.orders import SeenFill, SeenOrder, Step, check, fold_book, path
+from core.trading.types import Broker, Exchange, Intent, OrderStatus, SendState
+
+ORDERS = OrderRow.__table__
+SENDS = SendRow.__table__
+FILLS = FillRow.__table__
+EVENTS = OutgoingEventRow.__table__
+POSITIONS = PositionRow.__table__
+
+
+class NoSuchOrder(AlphaPandaError):
+    """The journal has no such order: it was never decided here, or the database was restored from before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalOrder:
+    """An order with its present send. `events` counts what this call wrote and the log has not seen yet."""
+
+    order: dict[str, Any]
+    send: dict[str, Any]
+    events: int = 0
+
+    @property
+    def status(self) -> OrderStatus:
+        return OrderStatus(self.order["status"])
+
+    @property
+    def intent(self) -> Intent:
+        return Intent(self.order["intent"])
+
+
+@dataclass(slots=True)
+class _Work:
+    """A transaction in hand: the locked order, its sends, and the event rows to write at its end."""
+
+    connection: AsyncConnection
+    order: dict[str, Any]
+    sends: list[RowMapping]
+    events: list[dict[str, Any]] = field(default_factory=list)
+    dirty: bool = False
+
+    @property
+    def send(self) -> RowMapping:
+        return next(row for row in self.sends if row["send_no"] == self.order["send_no"])
+
+    async def set_send(self, send_no: int, **values: Any) -> None:
+        await self.connection.execute(
+            update(SENDS).where(SENDS.c.order_id == self.order["order_id"], SENDS.c.send_no == send_no).values(**values)
+        )
+        await self.reload_sends()
+
+    async def reload_sends(self) -> None:
+        rows = await self.connection.execute(
+            select(SENDS).where(SENDS.c.order_id == self.order["order_id"]).order_by(SENDS.c.send_no)
+        )
+        self.sends = list(rows.mappings())
+
+
+class Journal:
+    """One broker's journal on an engine of that broker's role."""
+
+    def __init__(self, engine: AsyncEngine, broker: Broker) -> None:
+        self.engine = engine
+        self.broker = broker
+
+    # reading -------------------------------------------------------------------------------------------------
+
+    async def load(self, order_id: UUID) -> JournalOrder:
+        """Raises NoSuchOrder, or Transient when the database is away."""
+        async with transient("reading an order"), self.engine.connect() as connection:
+            return _result(await self._read(connection, order_id, lock=False))
+
+    async def find_by_hint(self, broker_order_id: str, tag: str | None) -> UUID | None:
+        """Our order behind a broker's id or our tag; None for orders that are not ours."""
+        async with transient("looking up a broker order"), self.engine.connect() as connection:
+            condition = SENDS.c.broker_order_id == broker_order_id
+            if tag:
+                condition = condition | (SENDS.c.tag == tag)
+            return (await connection.execute(select(SENDS.c.order_id).where(condition).limit(1))).scalar_one_or_none()
+
+    async def broker_order_ids(self, account: str, day: date) -> set[str]:
+        """Every broker order the journal knows for a trading day: a healthy book holds all of them."""
+        async with transient("reading the day's broker orders"), self.engine.connect() as connection:
+            rows = await connection.execute(
+                select(SENDS.c.broker_order_id).where(
+                    SENDS.c.account == account, SENDS.c.trading_day == day, SENDS.c.broker_order_id.is_not(None)
+                )
+            )
+            return set(rows.scalars())
+
+    # transitions -----------------------------------------------------------------------------------------------
+
+    async def submitted(self, order_id: UUID, send_no: int, broker_order_id: str, answer: str) -> JournalOrder:
+        """The broker answered with its id, or look-up found it."""
+        async with self._work(order_id) as work:
+            send = next(row for row in work.sends if row["send_no"] == send_no)
+            if send["broker_order_id"] is None:
+                await work.set_send(
+                    send_no,
+                    state=SendState.SENT,
+                    broker_order_id=broker_order_id,
+                    answered_at=utc_now(),
+                    answer=answer,
+                )
+                work.order["broker_order_id"] = broker_order_id
+                work.dirty = True
+            self._advance(work, OrderStatus.SUBMITTED)
+        return _result(work)
+
+    async def release(self, order_id: UUID, send_no: int, answer: str) -> JournalOrder:
+        """A certain "not placed": the send may be claimed again. Only the claimer of a SENDING send calls this."""
+        async with self._work(order_id) as work:
+            if work.send["send_no"] == send_no and work.send["state"] == SendState.SENDING:
+                await work.set_send(send_no, state=SendState.INTENT, answered_at=utc_now(), answer=answer)
+        return _result(work)
+
+    async def refused(self, order_id: UUID, send_no: int, answer: str) -> JournalOrder:
+        """A certain and final "not placed": the order is rejected with the broker's words."""
+        async with self._work(order_id) as work:
+            if work.send["state"] in {SendState.SENDING, SendState.INTENT}:
+                await work.set_send(send_no, state=SendState.REFUSED, answered_at=utc_now(), answer=answer)
+                self._advance(work, OrderStatus.REJECTED, answer)
+        return _result(work)
+
+    async def unknown(self, order_id: UUID, send_no: int, answer: str) -> JournalOrder:
+        """Sent, no answer. Nothing but the book (or a late answer of the same send) leads out of here."""
+        async with self._work(order_id) as work:
+            if work.send["send_no"] == send_no and work.send["state"] == SendState.SENDING:
+                await work.set_send(send_no, state=SendState.UNKNOWN, answered_at=utc_now(), answer=answer)
+                self._advance(work, OrderStatus.UNKNOWN, answer)
+        return _result(work)
+
+    async def end_unsent(self, order_id: UUID, status: OrderStatus, reason: str) -> JournalOrder:
+        """End an order whose present send was never claimed (too old, stopped, nothing left to exit). No-op once claimed."""
+        async with self._work(order_id) as work:
+            if work.send["state"] == SendState.INTENT and not OrderStatus(work.order["status"]).is_end:
+                await work.set_send(work.send["send_no"], state=SendState.ABSENT, answer=reason)
+                self._advance(work, status, reason)
+        return _result(work)
+
+    async def absent(self, order_id: UUID, send_no: int, evidence: str) -> JournalOrder:
+        """Absence is proven: an entry ends EXPIRED, an exit opens its next send."""
+        async with self._work(order_id) as work:
+            if work.send["send_no"] != send_no or work.send["state"] != SendState.UNKNOWN:
+                return _result(work)
+            await work.set_send(send_no, state=SendState.ABSENT, answer=evidence)
+            if work.order["intent"] == Intent.ENTRY:
+                self._advance(work, OrderStatus.EXPIRED, evidence)
+            else:
+                self._advance(work, OrderStatus.PENDING, evidence)
+                await self._open_send(work, send_no + 1)
+        return _result(work)
+
+    async def unresolved(self, order_id: UUID, send_no: int, why: str) -> JournalOrder:
+        """Evidence ran out: a person must decide."""
+        async with self._work(order_id) as work:
+            if work.send["send_no"] == send_no and work.send["state"] == SendState.UNKNOWN:
+                self._advance(work, OrderStatus.UNRESOLVED, why)
+        return _result(work)
+
+    async def fold(self, order_id: UUID, broker_order_id: str, seen: SeenOrder, trades: Sequence[SeenFill]) -> JournalOrder:
+        """Bring an order to what the broker's book shows of it: transitions, fills, positions and events in one transaction."""
+        async with self._work(order_id) as work:
+            send = _send_of(work, broker_order_id)
+            booked = await work.connection.execute(
+                select(FILLS.c.trade_id).where(FILLS.c.order_id == order_id, FILLS.c.broker_order_id == broker_order_id)
+            )
+            steps = fold_book(
+                status=OrderStatus(work.order["status"]),
+                quantity=send["quantity"],
+                filled_quantity=work.order["filled_quantity"],
+                booked_trades=booked.scalars().all(),
+                seen=seen,
+                trades=trades,
+            )
+            for step in steps:
+                await self._take(work, step, broker_order_id, seen)
+        return _result(work)
+
+    # internals -------------------------------------------------------------------------------------------------
+
+    async def _take(self, work: _Work, step: Step, broker_order_id: str, seen: SeenOrder) -> None:
+        if step.fill is None:
+            reason = seen.message if step.status in {OrderStatus.REJECTED, OrderStatus.CANCELLED} else None
+            self._set_status(work, step.status, reason)
+            self._event(work, EVENT_OF[step.status])
+            return
+        fill = await self._book(work, step.fill, broker_order_id)
+        self._set_status(work, step.status, None)
+        self._event(work, EventType.ORDER_FILLED, fill)
+
+    async def _book(self, work: _Work, seen: SeenFill, broker_order_id: str) -> FillRecord:
+        order = work.order
+        day = next((s["trading_day"] for s in work.sends if s["broker_order_id"] == broker_order_id), None)
+        fill = await book_fill(
+            work.connection, order, seen, broker_order_id, day or trading_day(seen.filled_at), Exchange(order["exchange"])
+        )
+        before = order["filled_quantity"]
+        total = (order["average_price"] or Decimal(0)) * before + seen.price * seen.quantity
+        order["filled_quantity"] = before + seen.quantity
+        order["average_price"] = total / order["filled_quantity"]
+        order["realized_pnl"] += fill.realized_pnl
+        order["charges"] += fill.charges
+        work.dirty = True
+        return fill
+
+    def _advance(self, work: _Work, to: OrderStatus, reason: str | None = None) -> None:
+        """Walk to `to`, one event a step. At an end, or already there, nothing happens."""
+        for status in path(OrderStatus(work.order["status"]), to):
+            self._set_status(work, status, reason if status is to else None)
+            kind = EVENT_OF.get(status)
+            if kind is not None:
+                self._event(work, kind)
+
+    def _set_status(self, work: _Work, to: OrderStatus, reason: str | None) -> None:
+        before = OrderStatus(work.order["status"])
+        if before is not to:
+            check(before, to)
+        now = utc_now()
+        work.order["status"] = to.value
+        work.order["updated_at"] = now
+        if reason is not None:
+            work.order["reason"] = reason
+        if to.is_end and work.order["ended_at"] is None:
+            work.order["ended_at"] = now
+        work.dirty = True
+
+    def _event(self, work: _Work, kind: EventType, fill: FillRecord | None = None) -> None:
+        work.order["order_seq"] += 1
+        work.events.append(outgoing(self.broker, work.order, work.sends, kind, fill))
+
+    async def _open_send(self, work: _Work, send_no: int) -> None:
+        order = work.order
+        order["send_no"] = send_no
+        await work.connection.execute(
+            insert(SENDS).values(
+                order_id=order["order_id"],
+                send_no=send_no,
+                tag=ids.order_tag(order["order_id"], send_no),
+                state=SendState.INTENT,
+                account=order["account"],
+                quantity=order["quantity"] - order["filled_quantity"],
+            )
+        )
+        await work.reload_sends()
+        work.dirty = True
+
+    @asynccontextmanager
+    async def _work(self, order_id: UUID) -> AsyncIterator[_Work]:
+        async with transient("writing the journal"), self.engine.begin() as connection:
+            work = await self._read(connection, order_id, lock=True)
+            yield work
+            if work.dirty:
+                values = {name: work.order[name] for name in _MUTABLE}
+                await connection.execute(update(ORDERS).where(ORDERS.c.order_id == order_id).values(**values))
+            if work.events:
+                await connection.execute(insert(EVENTS), work.events)
+
+    async def _read(self, connection: AsyncConnection, order_id: UUID, *, lock: bool) -> _Work:
+        statement = select(ORDERS).where(ORDERS.c.order_id == order_id)
+        row = (await connection.execute(statement.with_for_update() if lock else statement)).mappings().one_or_none()
+        if row is None:
+            raise NoSuchOrder(f"{self.broker} journal has no order {order_id}")
+        work = _Work(connection, dict(row), [])
+        await work.reload_sends()
+        return work
+
+
+_MUTABLE = (
+    "status",
+    "filled_quantity",
+    "average_price",
+    "broker_order_id",
+    "send_no",
+    "order_seq",
+    "reason",
+    "realized_pnl",
+    "charges",
+    "updated_at",
+    "ended_at",
+)
+
+
+def _send_of(work: _Work, broker_order_id: str) -> RowMapping:
+    """The send this broker order answers; the present one while its id is still unknown."""
+    return next((row for row in work.sends if row["broker_order_id"] == broker_order_id), work.send)
+
+
+def _result(work: _Work) -> JournalOrder:
+    return JournalOrder(work.order, dict(work.send), len(work.events))
+
+
+def exit_is_short(found: JournalOrder) -> bool:
+    """An exit that ended without filling what it was sent for: a person should know."""
+    order = found.order
+    return (
+        found.intent is Intent.EXIT
+        and found.status in {OrderStatus.CANCELLED, OrderStatus.REJECTED}
+        and order["filled_quantity"] < found.send["quantity"]
+    )
+
+
+def seconds_since(moment: datetime) -> float:
+    """Age by the host clock."""
+    return (utc_now() - moment).total_seconds()

@@ -1,0 +1,73 @@
+"""Turns journal rows into the bytes of order events. Pure: the same rows give the same event, under the same id."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import RowMapping
+
+from core import ids
+from core.events import topics
+from core.events.envelope import EventType, make
+from core.events.payloads import FillRecord, OrderEvent, OrderState, SendRecord
+from core.trading.types import Broker, OrderStatus
+
+SOURCE = "journal"
+
+EVENT_OF: dict[OrderStatus, EventType] = {
+    OrderStatus.SUBMITTED: EventType.ORDER_SUBMITTED,
+    OrderStatus.ACKED: EventType.ORDER_ACK,
+    OrderStatus.CANCELLED: EventType.ORDER_CANCELLED,
+    OrderStatus.REJECTED: EventType.ORDER_REJECTED,
+    OrderStatus.EXPIRED: EventType.ORDER_EXPIRED,
+    OrderStatus.UNKNOWN: EventType.ORDER_UNKNOWN,
+    OrderStatus.UNRESOLVED: EventType.ORDER_UNRESOLVED,
+}
+"""Fills announce themselves; PENDING (an exit's next send) announces nothing."""
+
+
+def order_state(order: RowMapping | dict[str, Any], sends: Sequence[RowMapping]) -> OrderState:
+    """The full state that every order event carries."""
+    fields = {name: order[name] for name in OrderState.model_fields if name != "sends"}
+    return OrderState(**fields, sends=tuple(_send_record(send) for send in sends))
+
+
+def _send_record(send: RowMapping) -> SendRecord:
+    return SendRecord(**{name: send[name] for name in SendRecord.model_fields})
+
+
+def outgoing(
+    broker: Broker,
+    order: dict[str, Any],
+    sends: Sequence[RowMapping],
+    kind: EventType,
+    fill: FillRecord | None = None,
+) -> dict[str, Any]:
+    """A row of outgoing_events for the order's present `order_seq`."""
+    order_id: UUID = order["order_id"]
+    seq: int = order["order_seq"]
+    topic = topics.orders_event(broker, kind.value.removeprefix("order."))
+    envelope = make(
+        kind,
+        OrderEvent(order_seq=seq, order=order_state(order, sends), fill=fill),
+        id=ids.derive(order_id, kind, seq),
+        key=str(order_id),
+        source=SOURCE,
+        correlation_id=order["correlation_id"],
+        causation_id=order_id,
+        broker=broker,
+        ts=order["updated_at"],
+    )
+    return {
+        "order_id": order_id,
+        "order_seq": seq,
+        "event_id": envelope.id,
+        "topic": topic,
+        "key": envelope.key,
+        "value": envelope.encode(),
+        "headers": [[name, value.decode()] for name, value in envelope.headers()],
+        "created_at": order["updated_at"],
+        "published_at": None,
+    }

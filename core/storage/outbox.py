@@ -1,0 +1,106 @@
+"""Publishing what the journal holds: an order's unpublished events in `order_seq` order, marked once the log has them.
+
+Many orders asking at once share one read, one batch to the log and one mark. Publishing twice is harmless (derived ids), never is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from core import failpoints
+from core.clock import utc_now
+from core.messaging.producer import EventProducer
+from core.storage.db import transient
+from core.storage.models import OutgoingEventRow
+
+EVENTS = OutgoingEventRow.__table__
+
+
+class Outbox:
+    """Publishes for all workflows of one broker's order worker."""
+
+    def __init__(self, engine: AsyncEngine, producer: EventProducer) -> None:
+        self._engine = engine
+        self._producer = producer
+        self._asked: dict[UUID, list[asyncio.Future[int]]] = defaultdict(list)
+        self._wake = asyncio.Event()
+
+    async def publish(self, order_id: UUID) -> int:
+        """Publish everything the order has unpublished at this moment; returns how many events went out.
+
+        Raises:
+            Transient: the database or the log is away; nothing is lost, ask again.
+        """
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._asked[order_id].append(future)
+        self._wake.set()
+        return await future
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            asked, self._asked = self._asked, defaultdict(list)
+            try:
+                counts = await self._publish(list(asked))
+            except Exception as error:  # handed to every asker: the activity decides what it means
+                _settle(asked, error)
+                continue
+            for order_id, futures in asked.items():
+                for future in futures:
+                    if not future.done():
+                        future.set_result(counts.get(order_id, 0))
+
+    async def _publish(self, order_ids: list[UUID]) -> dict[UUID, int]:
+        async with transient("reading unpublished events"), self._engine.connect() as connection:
+            rows = (
+                (
+                    await connection.execute(
+                        select(EVENTS)
+                        .where(EVENTS.c.order_id.in_(order_ids), EVENTS.c.published_at.is_(None))
+                        .order_by(EVENTS.c.order_id, EVENTS.c.order_seq)
+                    )
+                )
+                .mappings()
+                .all()
+            )
+        if not rows:
+            return {}
+        by_order: dict[UUID, list[Any]] = defaultdict(list)
+        for row in rows:
+            by_order[row["order_id"]].append(row)
+        # One order's events go one after the other; different orders go at once.
+        await asyncio.gather(*(self._send(events) for events in by_order.values()))
+        await failpoints.reached("publish.after_send")
+        async with transient("marking published events"), self._engine.begin() as connection:
+            keys = [(row["order_id"], row["order_seq"]) for row in rows]
+            await connection.execute(
+                update(EVENTS)
+                .where(tuple_(EVENTS.c.order_id, EVENTS.c.order_seq).in_(keys))
+                .values(published_at=utc_now())
+            )
+        return {order_id: len(events) for order_id, events in by_order.items()}
+
+    async def _send(self, events: list[Any]) -> None:
+        for row in events:
+            await self._producer.send_raw(
+                row["topic"],
+                key=row["key"].encode(),
+                value=row["value"],
+                headers=[(name, value.encode()) for name, value in row["headers"]],
+            )
+
+
+def _settle(asked: dict[UUID, list[asyncio.Future[int]]], error: Exception) -> None:
+    for futures in asked.values():
+        for future in futures:
+            with contextlib.suppress(asyncio.InvalidStateError):
+                future.set_exception(error)
