@@ -28,7 +28,7 @@ class RiskLimits(BaseModel):
     max_position: int = Field(
         default=500,
         ge=0,
-        description="units held in one instrument and product, working orders included; never above the freeze quantity",
+        description="units held in one instrument and product with working orders; never above the freeze quantity",
     )
     max_order_value: Decimal = Field(default=Decimal(200_000), ge=0, description="rupees of one order")
     max_open_orders: int = Field(default=5, ge=0, description="working orders of the instance, entries and exits")
@@ -36,14 +36,14 @@ class RiskLimits(BaseModel):
         default=100, ge=0, description="entry orders of the trading day that are working or have a fill"
     )
     max_day_loss: Decimal = Field(
-        default=Decimal(5_000), ge=0, description="rupees: realised + unrealised - charges of the trading day, as a loss"
+        default=Decimal(5_000), gt=0, description="rupees lost in the trading day: realised + unrealised - charges"
     )
     price_band_percent: Decimal = Field(
         default=Decimal(3), gt=0, le=100, description="percent a limit or trigger price may lie from the last price"
     )
-    max_tick_age_s: float = Field(default=5.0, gt=0, description="seconds since the instrument's last tick was received")
+    max_tick_age_s: float = Field(default=5.0, gt=0, description="seconds since the instrument's last tick came in")
     cooldown_s: float = Field(
-        default=1.0, ge=0, description="seconds between two entries of one side in one instrument, by what they began with"
+        default=1.0, ge=0, description="seconds between entries of one side in one instrument, by origin"
     )
 
 
@@ -58,7 +58,7 @@ class AccountLimits(BaseModel):
         default=1_000, ge=0, description="entry orders of the trading day that are working or have a fill"
     )
     max_day_loss: Decimal = Field(
-        default=Decimal(20_000), ge=0, description="rupees: realised + unrealised - charges of the trading day, as a loss"
+        default=Decimal(20_000), gt=0, description="rupees lost in the trading day: realised + unrealised - charges"
     )
 
 
