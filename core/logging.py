@@ -10,8 +10,12 @@ from typing import Any
 
 import structlog
 
-_SECRET_KEY = re.compile(r"(password|secret|access_token|enctoken|public_token|authorization|checksum|request_token)", re.I)
-_SECRET_TEXT = re.compile(r"((?:access_token|request_token|api_secret|password|checksum)=)[^&\s\"']+|(token\s+\w+:)\S+", re.I)
+_SECRET_KEY = re.compile(
+    r"(password|secret|access_token|enctoken|public_token|authorization|checksum|request_token)", re.I
+)
+_SECRET_TEXT = re.compile(
+    r"((?:access_token|request_token|api_secret|password|checksum)=)[^&\s\"']+|(token\s+\w+:)\S+", re.I
+)
 
 
 def _redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -75,7 +79,14 @@ def configure(service: str, level: str = "INFO") -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     logging.getLogger("aiokafka").addFilter(_RateLimited())
-    for name in ("aiokafka.conn", "aiokafka.producer.sender", "aiokafka.consumer.fetcher", "aiokafka.consumer.group_coordinator", "aiokafka.cluster", "aiokafka"):
+    for name in (
+        "aiokafka.conn",
+        "aiokafka.producer.sender",
+        "aiokafka.consumer.fetcher",
+        "aiokafka.consumer.group_coordinator",
+        "aiokafka.cluster",
+        "aiokafka",
+    ):
         logger = logging.getLogger(name)
         logger.addFilter(_RateLimited())
         logger.setLevel(max(logging.WARNING, logging.getLevelName(level)))

@@ -17,7 +17,9 @@ from core.trading.types import Broker, Exchange, OrderType, Product, Side, Valid
 BOOK_ENDS = frozenset({"COMPLETE", "CANCELLED", "REJECTED"})
 """Kite's terminal statuses; every other string, known or not, is not terminal (kite.trade/docs/connect/v3/orders)."""
 
-BOOK_ACKED = frozenset({"OPEN", "TRIGGER PENDING", "MODIFIED", "MODIFY PENDING", "MODIFY VALIDATION PENDING", "CANCEL PENDING"})
+BOOK_ACKED = frozenset(
+    {"OPEN", "TRIGGER PENDING", "MODIFIED", "MODIFY PENDING", "MODIFY VALIDATION PENDING", "CANCEL PENDING"}
+)
 """Statuses that show the exchange has the order."""
 
 
@@ -115,7 +117,11 @@ class BrokerPosition:
 
 @dataclass(frozen=True, slots=True)
 class BrokerProfile:
-    """Limits of a broker. None = no limit. `reserved` is what only exits and cancels may use."""
+    """Limits of a broker. None = no limit. `reserved` is what only exits and cancels may use.
+
+    `read_spacing_s` is the least time between two reads of the same kind; `reads_by_id` says that asking for a few
+    orders is cheaper than for the whole book (then `orders` is asked, else `book` is shared among all who ask).
+    """
 
     per_second: int | None
     per_second_reserved: int
@@ -124,6 +130,8 @@ class BrokerProfile:
     per_day: int | None
     per_day_reserved: int
     modifications: int | None
+    read_spacing_s: float = 0.0
+    reads_by_id: bool = False
 
 
 @dataclass(frozen=True, slots=True)

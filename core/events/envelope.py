@@ -43,7 +43,12 @@ class EventType(StrEnum):
     ALERT = "alert"
 
 
+_ORDER_EVENTS: dict[EventType, type[BaseModel]] = {
+    kind: payloads.OrderEvent for kind in EventType if kind.startswith("order.")
+}
+
 PAYLOADS: dict[EventType, type[BaseModel]] = {
+    **_ORDER_EVENTS,
     EventType.TICK: Tick,
     EventType.GAP: Gap,
     EventType.SIGNAL_RAW: Signal,
@@ -53,20 +58,8 @@ PAYLOADS: dict[EventType, type[BaseModel]] = {
     EventType.PNL_SNAPSHOT: payloads.PnlSnapshot,
     EventType.CONFIG_CHANGED: payloads.ConfigChanged,
     EventType.ALERT: payloads.Alert,
-} | {
-    kind: payloads.OrderEvent
-    for kind in (
-        EventType.ORDER_SUBMITTED,
-        EventType.ORDER_ACK,
-        EventType.ORDER_FILLED,
-        EventType.ORDER_MODIFIED,
-        EventType.ORDER_CANCELLED,
-        EventType.ORDER_REJECTED,
-        EventType.ORDER_EXPIRED,
-        EventType.ORDER_UNKNOWN,
-        EventType.ORDER_UNRESOLVED,
-    )
 }
+"""What each type carries. `order.update` is a broker's hint, every other `order.*` our own order event."""
 
 
 class Envelope(BaseModel):

@@ -19,11 +19,11 @@ from core.clock import trading_day, utc_now
 from core.storage.db import transient
 from core.storage.fills import lock_position
 from core.storage.journal import ORDERS, SENDS, Journal
-from core.storage.models import AccountRow, LeaseRow
+from core.storage.models import AccountRow, LeaseRow, table_of
 from core.trading.types import Intent, SendState, Side
 
-ACCOUNTS = AccountRow.__table__
-LEASES = LeaseRow.__table__
+ACCOUNTS = table_of(AccountRow)
+LEASES = table_of(LeaseRow)
 
 _WORKING = (SendState.SENDING, SendState.SENT, SendState.UNKNOWN)
 
@@ -66,7 +66,11 @@ async def claim_send(journal: Journal, order_id: UUID, send_no: int, proof: Leas
         Transient: the database is away. Whether the claim was committed is then unknown, and nothing may be sent.
     """
     async with transient("claiming a send"), journal.engine.begin() as connection:
-        row = (await connection.execute(select(ORDERS).where(ORDERS.c.order_id == order_id).with_for_update())).mappings().one()
+        row = (
+            (await connection.execute(select(ORDERS).where(ORDERS.c.order_id == order_id).with_for_update()))
+            .mappings()
+            .one()
+        )
         order = dict(row)
         quantity = order["quantity"] - order["filled_quantity"]
         if order["intent"] == Intent.EXIT:
@@ -129,7 +133,9 @@ async def _left_to_exit(connection: AsyncConnection, order: dict[str, Any]) -> i
     )
     working = await connection.scalar(
         select(func.coalesce(func.sum(SENDS.c.quantity - ORDERS.c.filled_quantity), 0))
-        .select_from(ORDERS.join(SENDS, and_(SENDS.c.order_id == ORDERS.c.order_id, SENDS.c.send_no == ORDERS.c.send_no)))
+        .select_from(
+            ORDERS.join(SENDS, and_(SENDS.c.order_id == ORDERS.c.order_id, SENDS.c.send_no == ORDERS.c.send_no))
+        )
         .where(same, SENDS.c.state.in_(_WORKING))
     )
     return held - int(working or 0)
@@ -152,7 +158,9 @@ async def sends_since(journal: Journal, account: str, seconds: float) -> list[fl
     """Ages in seconds (host clock) of the account's claims of the last `seconds`: a new holder counts them before its first send."""
     async with transient("counting recent sends"), journal.engine.connect() as connection:
         since = utc_now() - timedelta(seconds=seconds)
-        rows = await connection.execute(select(SENDS.c.claimed_at).where(SENDS.c.account == account, SENDS.c.claimed_at >= since))
+        rows = await connection.execute(
+            select(SENDS.c.claimed_at).where(SENDS.c.account == account, SENDS.c.claimed_at >= since)
+        )
         now = utc_now()
         return [(now - claimed).total_seconds() for claimed in rows.scalars()]
 
@@ -164,7 +172,11 @@ async def sends_today(journal: Journal, account: str) -> int:
             await connection.scalar(
                 select(func.count())
                 .select_from(SENDS)
-                .where(SENDS.c.account == account, SENDS.c.trading_day == trading_day(utc_now()), SENDS.c.claimed_at.is_not(None))
+                .where(
+                    SENDS.c.account == account,
+                    SENDS.c.trading_day == trading_day(utc_now()),
+                    SENDS.c.claimed_at.is_not(None),
+                )
             )
             or 0
         )

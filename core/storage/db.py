@@ -82,7 +82,11 @@ def is_transient(error: BaseException) -> bool:
     """True where the database is away or asks to try again; False for our own mistakes (constraints, types)."""
     if isinstance(error, DBAPIError):
         cause = error.orig.__cause__ if error.orig is not None else None
-        return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError) or isinstance(cause, _PASSING)
+        return (
+            error.connection_invalidated
+            or isinstance(error, OperationalError | InterfaceError)
+            or isinstance(cause, _PASSING)
+        )
     return isinstance(error, (*_PASSING, ConnectionError, asyncio.TimeoutError, TimeoutError, OSError))
 
 

@@ -15,14 +15,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.clock import to_ist, utc_now
 from core.events.payloads import FillRecord
-from core.storage.models import FillRow, PositionRow
+from core.storage.models import FillRow, PositionRow, table_of
 from core.trading.charges import charges_for_fill
 from core.trading.orders import SeenFill
 from core.trading.positions import PositionState, apply_fill
 from core.trading.types import Exchange, Product, Side
 
-FILLS = FillRow.__table__
-POSITIONS = PositionRow.__table__
+FILLS = table_of(FillRow)
+POSITIONS = table_of(PositionRow)
 
 
 async def book_fill(
@@ -196,11 +196,13 @@ async def _refold(
             update(FILLS)
             .where(
                 *_identity(
-                    row["account"], row["trading_day"], Exchange(row["exchange"]), row["broker_order_id"], row["trade_id"]
+                    row["account"],
+                    row["trading_day"],
+                    Exchange(row["exchange"]),
+                    row["broker_order_id"],
+                    row["trade_id"],
                 )
             )
-            .values(
-                realized_pnl=realized, position_quantity=state.quantity, position_average_price=state.average_price
-            )
+            .values(realized_pnl=realized, position_quantity=state.quantity, position_average_price=state.average_price)
         )
     return state, realized_new

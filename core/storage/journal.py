@@ -24,15 +24,14 @@ from core.events.payloads import FillRecord
 from core.storage.db import transient
 from core.storage.fills import book_fill
 from core.storage.journal_events import EVENT_OF, outgoing
-from core.storage.models import FillRow, OrderRow, OutgoingEventRow, PositionRow, SendRow
+from core.storage.models import FillRow, OrderRow, OutgoingEventRow, SendRow, table_of
 from core.trading.orders import SeenFill, SeenOrder, Step, check, fold_book, path
 from core.trading.types import Broker, Exchange, Intent, OrderStatus, SendState
 
-ORDERS = OrderRow.__table__
-SENDS = SendRow.__table__
-FILLS = FillRow.__table__
-EVENTS = OutgoingEventRow.__table__
-POSITIONS = PositionRow.__table__
+ORDERS = table_of(OrderRow)
+SENDS = table_of(SendRow)
+FILLS = table_of(FillRow)
+EVENTS = table_of(OutgoingEventRow)
 
 
 class NoSuchOrder(AlphaPandaError):
@@ -185,7 +184,9 @@ class Journal:
                 self._advance(work, OrderStatus.UNRESOLVED, why)
         return _result(work)
 
-    async def fold(self, order_id: UUID, broker_order_id: str, seen: SeenOrder, trades: Sequence[SeenFill]) -> JournalOrder:
+    async def fold(
+        self, order_id: UUID, broker_order_id: str, seen: SeenOrder, trades: Sequence[SeenFill]
+    ) -> JournalOrder:
         """Bring an order to what the broker's book shows of it: transitions, fills, positions and events in one transaction."""
         async with self._work(order_id) as work:
             send = _send_of(work, broker_order_id)
@@ -220,7 +221,12 @@ class Journal:
         order = work.order
         day = next((s["trading_day"] for s in work.sends if s["broker_order_id"] == broker_order_id), None)
         fill = await book_fill(
-            work.connection, order, seen, broker_order_id, day or trading_day(seen.filled_at), Exchange(order["exchange"])
+            work.connection,
+            order,
+            seen,
+            broker_order_id,
+            day or trading_day(seen.filled_at),
+            Exchange(order["exchange"]),
         )
         before = order["filled_quantity"]
         total = (order["average_price"] or Decimal(0)) * before + seen.price * seen.quantity

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
@@ -43,8 +44,8 @@ class Lease:
         table = self.table
         expires = func.clock_timestamp() + text(f"interval '{EXPIRY_S} seconds'")
         async with transient(f"taking lease {self.name}"), self.engine.begin() as connection:
-            statement = insert(table).values(name=self.name, holder=self.holder, epoch=1, expires_at=expires)
-            statement = statement.on_conflict_do_update(
+            taking = insert(table).values(name=self.name, holder=self.holder, epoch=1, expires_at=expires)
+            statement = taking.on_conflict_do_update(
                 index_elements=[table.name],
                 set_={"holder": self.holder, "epoch": table.epoch + 1, "expires_at": expires},
                 where=or_(table.expires_at < func.clock_timestamp(), table.holder == self.holder),
@@ -147,7 +148,8 @@ class Lease:
         stopping = asyncio.ensure_future(stop.wait())
         try:
             while True:
-                await asyncio.wait({task, stopping}, timeout=RENEW_S, return_when=asyncio.FIRST_COMPLETED)
+                waiting: set[asyncio.Future[Any]] = {task, stopping}
+                await asyncio.wait(waiting, timeout=RENEW_S, return_when=asyncio.FIRST_COMPLETED)
                 if task.done() or stop.is_set():
                     return
                 asked = loop.time()

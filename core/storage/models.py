@@ -7,10 +7,23 @@ from __future__ import annotations
 
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Boolean, Date, DateTime, ForeignKeyConstraint, Index, Integer, LargeBinary, Numeric, Text, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Date,
+    DateTime,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    Numeric,
+    Table,
+    Text,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -35,6 +48,11 @@ class Base(DeclarativeBase):
         int: Integer,
         bool: Boolean,
     }
+
+
+def table_of(row: type[Base]) -> Table:
+    """The table behind a mapped class, for Core statements."""
+    return cast(Table, row.__table__)
 
 
 # config: what people decided ---------------------------------------------------------------------------------------
@@ -76,7 +94,10 @@ class InstrumentRow(Base):
     """The day's dump of one target, so that every process resolves the same names to the same tokens."""
 
     __tablename__ = "instruments"
-    __table_args__ = (Index("instruments_by_token", "target", "trading_day", "instrument_token"), {"schema": CONFIG_SCHEMA})
+    __table_args__ = (
+        Index("instruments_by_token", "target", "trading_day", "instrument_token"),
+        {"schema": CONFIG_SCHEMA},
+    )
 
     target: Mapped[str] = mapped_column(primary_key=True)
     trading_day: Mapped[date] = mapped_column(primary_key=True)

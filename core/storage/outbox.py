@@ -18,9 +18,9 @@ from core import failpoints
 from core.clock import utc_now
 from core.messaging.producer import EventProducer
 from core.storage.db import transient
-from core.storage.models import OutgoingEventRow
+from core.storage.models import OutgoingEventRow, table_of
 
-EVENTS = OutgoingEventRow.__table__
+EVENTS = table_of(OutgoingEventRow)
 
 
 class Outbox:

@@ -39,7 +39,13 @@ class OrderDurations(BaseModel):
         """All of them divided by `factor`; timeouts that guard against a dead worker keep a floor of one second."""
         if factor == 1.0:
             return self
-        floors = {"place_timeout": 3.0, "heartbeat": 1.0, "send_deadline": 1.5, "publish_timeout": 1.0, "pacer_wait": 1.0}
+        floors = {
+            "place_timeout": 3.0,
+            "heartbeat": 1.0,
+            "send_deadline": 1.5,
+            "publish_timeout": 1.0,
+            "pacer_wait": 1.0,
+        }
         values = {
             name: value if name == "absence_books" else max(value / factor, floors.get(name, 0.02))
             for name, value in self.model_dump().items()

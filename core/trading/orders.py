@@ -40,7 +40,9 @@ _FORWARD = (_S.SUBMITTED, _S.ACKED)
 def check(before: OrderStatus, after: OrderStatus) -> None:
     """Raises IllegalTransition where the table has no such step."""
     if after not in TRANSITIONS[before]:
-        raise IllegalTransition(f"an order cannot go from {before} to {after}: tell the developers, with the order's timeline")
+        raise IllegalTransition(
+            f"an order cannot go from {before} to {after}: tell the developers, with the order's timeline"
+        )
 
 
 def path(before: OrderStatus, after: OrderStatus) -> tuple[OrderStatus, ...]:
