@@ -1,7 +1,7 @@
 """The one port both brokers implement: place, modify, cancel, book, order, trades, positions, funds.
 
-Two independent implementations, no shared behaviour. Every method raises only core.errors: NotPlaced (certain), OutcomeUnknown
-(the book must tell), SessionExpired (waits for a login), Transient (a read that may be tried again).
+Two independent implementations, no shared behaviour. Every method raises only core.errors: NotPlaced (certain),
+OutcomeUnknown (the book must tell), SessionExpired (waits for a login), Transient (a read that may be tried again).
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ BOOK_ACKED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class PlaceRequest:
-    """One order to hand over. Prices in rupees, quantity in units; `deadline` is a time.monotonic() value: past it, do not send."""
+    """One order to hand over. Prices in rupees, quantity in units.
+
+    `deadline` is a time.monotonic() value: past it, do not send.
+    """
 
     tag: str
     exchange: Exchange

@@ -1,0 +1,316 @@
+"""The paper broker: books orders into the tables of streams/paper_exchange, which matches them against live ticks.
+
+Never fills anything itself and never touches the journal: this is the account at a make-believe broker, nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from typing import Any
+
+import asyncpg
+from sqlalchemy import ARRAY, Select, Text, any_, case, exists, func, literal, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from core import logging
+from core.brokers import paper_rows as rows
+from core.brokers.port import Book, BookRow, BrokerPosition, BrokerProfile, Funds, PlaceRequest, Trade
+from core.clock import trading_day, utc_now
+from core.config import Settings
+from core.errors import NotPlaced, OutcomeUnknown
+from core.routing import account
+from core.storage.db import broker_engine, is_transient, transient
+from core.storage.models import ExchangeOrderRow, ExchangeTradeRow
+from core.trading.types import Broker, OrderType, Side, Validity
+
+CHANNEL = "paper_exchange"
+"""NOTIFY channel that wakes the exchange; the payload is the broker order id."""
+
+ANSWER_S = 7.0
+"""Most we wait for the database to answer an order command, in seconds."""
+
+UNLIMITED = BrokerProfile(
+    per_second=None,
+    per_second_reserved=0,
+    per_minute=None,
+    per_minute_reserved=0,
+    per_day=None,
+    per_day_reserved=0,
+    modifications=None,
+    reads_by_id=True,
+)
+
+log = logging.get(__name__)
+
+
+def broker_order_id(tag: str) -> str:
+    """The paper exchange's id of the order with this tag: derived, so that placing twice names one order."""
+    return f"P{tag}"
+
+
+class PaperTrader:
+    """The port of the paper account. Safe under kill at any point: an order is one INSERT, unique by its tag."""
+
+    broker = Broker.PAPER
+    profile = UNLIMITED
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._account = account(settings, Broker.PAPER)
+        engine = broker_engine(settings, Broker.PAPER, pool_size=8)
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    async def start(self) -> None:
+        """Raises Transient when the database is away."""
+        async with transient("opening the paper account"), self._engine.connect() as connection:
+            await connection.execute(select(1))
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    async def account(self) -> str:
+        return self._account
+
+    async def place(self, request: PlaceRequest) -> str:
+        """Book the order, once by its tag; returns the broker order id, also when it was booked before."""
+        check(request)
+        order_id = broker_order_id(request.tag)
+        await self._command(f"placing {request.tag}", _insert(request, order_id), request.deadline)
+        return order_id
+
+    async def modify(
+        self,
+        broker_order_id: str,
+        *,
+        quantity: int | None,
+        price: Decimal | None,
+        trigger_price: Decimal | None,
+        order_type: OrderType | None,
+    ) -> None:
+        """Change what is still working. Fills made before stay; a quantity below what is filled is refused."""
+        order = ExchangeOrderRow
+        changes: dict[str, Any] = {
+            key: value
+            for key, value in (("quantity", quantity), ("price", price), ("trigger_price", trigger_price))
+            if value is not None
+        }
+        if order_type is not None:
+            changes["order_type"] = order_type.value
+            changes["market_protection"] = rows.protection(order_type)
+        if not changes:
+            raise NotPlaced(f"nothing to modify on {broker_order_id}", code="NOTHING_TO_MODIFY", retryable=False)
+        if quantity is not None and quantity <= 0:
+            raise NotPlaced(f"quantity {quantity} must be positive", code="QUANTITY", retryable=False)
+        wanted = order.broker_order_id == broker_order_id
+        change = update(order).where(wanted, ~order.done)
+        if quantity is not None:
+            change = change.where(order.filled_quantity < quantity)
+        values = {**changes, "modifications": order.modifications + 1, "updated_at": func.clock_timestamp()}
+        hit = change.values(**values).returning(order.broker_order_id).cte("hit")
+        row = await self._command(f"modifying {broker_order_id}", _answer(hit, broker_order_id), None)
+        _refuse_missed(row, broker_order_id, "modified")
+
+    async def cancel(self, broker_order_id: str) -> None:
+        """Ask for a cancel; the exchange does it after its latency, unless a fill is there first."""
+        order = ExchangeOrderRow
+        change = update(order).where(order.broker_order_id == broker_order_id, ~order.done)
+        values = {"cancel_requested": True, "updated_at": func.clock_timestamp()}
+        hit = change.values(**values).returning(order.broker_order_id).cte("hit")
+        row = await self._command(f"cancelling {broker_order_id}", _answer(hit, broker_order_id), None)
+        _refuse_missed(row, broker_order_id, "cancelled")
+
+    async def book(self) -> Book:
+        requested_at = utc_now()
+        day = trading_day(requested_at)
+        query = select(ExchangeOrderRow).where(ExchangeOrderRow.trading_day == day)
+        found = await self._read(query, "reading the book")
+        return Book(self._account, day, requested_at, utc_now(), tuple(rows.book_row(row) for row in found))
+
+    async def orders(self, broker_order_ids: Sequence[str]) -> dict[str, BookRow]:
+        """These orders' rows, of whatever day: the paper exchange forgets nothing at the day's roll."""
+        if not broker_order_ids:
+            return {}
+        query = select(ExchangeOrderRow).where(ExchangeOrderRow.broker_order_id == _any(broker_order_ids))
+        found = await self._read(query, "reading orders")
+        return {row.broker_order_id: rows.book_row(row) for row in found}
+
+    async def trades(self, broker_order_ids: Sequence[str]) -> dict[str, tuple[Trade, ...]]:
+        """These orders' trades in the order they happened, of whatever day."""
+        if not broker_order_ids:
+            return {}
+        query = _trades().where(ExchangeTradeRow.broker_order_id == _any(broker_order_ids))
+        found: dict[str, list[Trade]] = {}
+        for row in await self._read(query, "reading trades"):
+            found.setdefault(row.broker_order_id, []).append(rows.trade(row))
+        return {key: tuple(trades) for key, trades in found.items()}
+
+    async def positions(self) -> tuple[BrokerPosition, ...]:
+        """Net position by instrument and product over all trades ever; closed ones are left out."""
+        return rows.net_positions(await self._read(_trades_of_open_positions(), "reading positions"))
+
+    async def funds(self) -> Funds:
+        """PAPER_CAPITAL less what open positions cost, in rupees. No leverage, no margin model."""
+        used = sum((abs(row.quantity) * row.average_price for row in await self.positions()), Decimal(0))
+        return Funds(available=self._settings.paper_capital - used, utilised=used)
+
+    async def _read(self, query: Select[Any], what: str) -> Sequence[Any]:
+        async with transient(what), self._engine.connect() as connection:
+            found: Sequence[Any] = (await connection.execute(query)).all()
+            return found
+
+    async def _command(self, what: str, statement: Select[Any], deadline: float | None) -> Any:
+        """Run one statement that commits by itself, and say for certain whether it did where that is known."""
+        until = time.monotonic() + ANSWER_S
+        until = until if deadline is None else min(deadline, until)
+        async with self._connection(what, until) as connection:
+            if time.monotonic() >= until:
+                raise NotPlaced(f"{what}: past its deadline, not sent", code="DEADLINE", retryable=True)
+            try:
+                async with asyncio.timeout(max(until - time.monotonic(), 0.001)):
+                    return (await connection.execute(statement)).one_or_none()
+            except TimeoutError as error:
+                raise OutcomeUnknown(f"{what}: the database did not answer in time") from error
+            except Exception as error:
+                raise classify_database(error, what) from error
+
+    @asynccontextmanager
+    async def _connection(self, what: str, until: float) -> AsyncIterator[AsyncConnection]:
+        """A connection that works; nothing has been sent while this fails."""
+        try:
+            async with asyncio.timeout(max(until - time.monotonic(), 0.001)):
+                connection = await self._engine.connect()
+        except Exception as error:
+            if isinstance(error, TimeoutError) or is_transient(error):
+                message = f"{what}: PostgreSQL is away ({type(error).__name__}), nothing was sent"
+                raise NotPlaced(message, code="DATABASE_AWAY", retryable=True) from error
+            raise
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+
+def check(request: PlaceRequest) -> None:
+    """What the broker's front desk refuses before anything is booked.
+
+    Raises:
+        NotPlaced: final, with a code and the reason in words.
+    """
+    problem = _problem(request)
+    if problem is not None:
+        code, words = problem
+        raise NotPlaced(f"{request.exchange}:{request.tradingsymbol}: {words}", code=code, retryable=False)
+
+
+def _problem(request: PlaceRequest) -> tuple[str, str] | None:
+    tick = request.tick_size
+    if not request.tag or not request.tag.isalnum() or len(request.tag) > 20:
+        return "TAG", f"tag {request.tag!r} must be 1 to 20 letters and digits"
+    if request.quantity <= 0:
+        return "QUANTITY", f"quantity {request.quantity} must be positive"
+    if tick <= 0:
+        return "TICK_SIZE", f"tick size {tick} must be positive"
+    if request.validity is Validity.TTL:
+        return "VALIDITY", "the paper exchange takes DAY and IOC orders"
+    needs_price = request.order_type in {OrderType.LIMIT, OrderType.SL}
+    needs_trigger = request.order_type in {OrderType.SL, OrderType.SL_M}
+    prices = (("price", request.price, needs_price), ("trigger price", request.trigger_price, needs_trigger))
+    for name, value in ((name, value) for name, value, needed in prices if needed):
+        if value is None or value <= 0:
+            return name.replace(" ", "_").upper(), f"a {request.order_type} order needs a positive {name}"
+        if value % tick:
+            return "TICK_SIZE", f"{name} {value} is not a multiple of the tick size {tick}"
+    return None
+
+
+def classify_database(error: Exception, what: str) -> NotPlaced | OutcomeUnknown:
+    """What a failed statement says about its commit: a database that answered with an error refused it for certain.
+
+    A lost connection, or one the server ended, may have lost the answer of a commit that did happen.
+    """
+    cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig is not None else error
+    ended = asyncpg.AdminShutdownError | asyncpg.CrashShutdownError | asyncpg.PostgresConnectionError
+    if isinstance(cause, asyncpg.PostgresError) and not isinstance(cause, ended):
+        short = asyncpg.InsufficientResourcesError | asyncpg.QueryCanceledError
+        passing = is_transient(error) or isinstance(cause, short)
+        message = f"{what}: PostgreSQL refused it: {cause}"
+        return NotPlaced(message, code="DATABASE_REFUSED", retryable=passing)
+    lost = type(cause).__name__
+    return OutcomeUnknown(f"{what}: the connection to PostgreSQL was lost after it was sent ({lost})")
+
+
+def _insert(request: PlaceRequest, order_id: str) -> Select[Any]:
+    """One statement: book the order unless its tag is booked already, and wake the exchange if it is new."""
+    now = utc_now()
+    trigger_needed = request.order_type in {OrderType.SL, OrderType.SL_M}
+    values = {
+        "broker_order_id": order_id,
+        "tag": request.tag,
+        "trading_day": trading_day(now),
+        "exchange": request.exchange.value,
+        "tradingsymbol": request.tradingsymbol,
+        "instrument_token": request.instrument_token,
+        "instrument_type": request.instrument_type,
+        "tick_size": request.tick_size,
+        "side": request.side.value,
+        "order_type": request.order_type.value,
+        "product": request.product.value,
+        "validity": request.validity.value,
+        "quantity": request.quantity,
+        "price": request.price if request.order_type in {OrderType.LIMIT, OrderType.SL} else None,
+        "trigger_price": request.trigger_price if trigger_needed else None,
+        "market_protection": rows.protection(request.order_type),
+        "status": rows.TRIGGER_PENDING if trigger_needed else rows.OPEN,
+        "accepted_at": now,
+        "updated_at": func.clock_timestamp(),
+    }
+    order = ExchangeOrderRow
+    booked = insert(order).values(**values).on_conflict_do_nothing(index_elements=[order.tag])
+    new = booked.returning(order.broker_order_id).cte("new")
+    return select(new.c.broker_order_id, func.pg_notify(CHANNEL, new.c.broker_order_id))
+
+
+def _answer(hit: Any, order_id: str) -> Select[Any]:
+    """`hit` (whether the change took), the notification, and whether the order is there at all."""
+    order = ExchangeOrderRow
+    there = exists().where(order.broker_order_id == order_id)
+    woken = select(func.count(hit.c.broker_order_id)).scalar_subquery()
+    notified = select(func.pg_notify(CHANNEL, hit.c.broker_order_id)).select_from(hit).limit(1).scalar_subquery()
+    return select(woken.label("hit"), notified.label("notified"), there.label("there"), literal(order_id))
+
+
+def _refuse_missed(row: Any, order_id: str, done: str) -> None:
+    if row.hit:
+        return
+    if not row.there:
+        raise NotPlaced(f"no order {order_id} at the paper exchange", code="ORDER_NOT_FOUND", retryable=False)
+    words = f"order {order_id} cannot be {done}: it is not working any more"
+    raise NotPlaced(words, code="ORDER_NOT_OPEN", retryable=False)
+
+
+def _any(broker_order_ids: Sequence[str]) -> Any:
+    return any_(literal(list(broker_order_ids), ARRAY(Text)))
+
+
+def _trades() -> Any:
+    order, trade = ExchangeOrderRow, ExchangeTradeRow
+    return (
+        select(trade, order.exchange, order.tradingsymbol, order.instrument_token, order.side, order.product)
+        .join(order, order.broker_order_id == trade.broker_order_id)
+        .order_by(trade.filled_at, trade.trade_id)
+    )
+
+
+def _trades_of_open_positions() -> Select[Any]:
+    """Every trade of each (instrument, product) that does not net to zero."""
+    order, trade = ExchangeOrderRow, ExchangeTradeRow
+    signed = case((order.side == Side.BUY.value, trade.quantity), else_=-trade.quantity)
+    net = func.sum(signed).over(partition_by=(order.instrument_token, order.product)).label("net")
+    every = _trades().add_columns(net).order_by(None).subquery()
+    return select(every).where(every.c.net != 0).order_by(every.c.filled_at, every.c.trade_id)
