@@ -5,7 +5,6 @@ Never serves yesterday's list: tokens are reused after expiry, so a day without 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Sequence
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
@@ -19,13 +18,13 @@ from core.storage.db import transient
 from core.storage.models import InstrumentRow
 from core.trading.instruments import Instrument, InstrumentBook
 from core.trading.types import KiteTarget
+from core.waiting import until_well
 
 if TYPE_CHECKING:
     from core.service import ServiceContext
 
 KEPT_DAYS = 7
 COPY_TIMEOUT_S = 120.0
-POLL_S = 1.0
 _COLUMNS = ("target", "trading_day", "instrument_key", "instrument_token", "row")
 
 
@@ -104,22 +103,18 @@ async def load_book(
     return InstrumentBook(Instrument.model_validate_json(row) for row in found)
 
 
-async def wait_book(ctx: ServiceContext, engine: AsyncEngine, *, keys: Collection[str] | None = None) -> InstrumentBook:
+async def wait_book(
+    ctx: ServiceContext, engine: AsyncEngine, *, keys: Collection[str] | None = None
+) -> InstrumentBook | None:
     """Today's instruments, waiting for market-feed to store them; until then the health part "instruments" says so.
 
-    Raises:
-        asyncio.CancelledError: the service was told to stop while waiting.
+    Returns None when the service is asked to stop first.
     """
-    while not ctx.stop.is_set():
-        try:
-            book = await load_book(engine, ctx.settings.kite_target, trading_day(utc_now()), keys=keys)
-        except Transient as error:
-            ctx.health.waiting("instruments", str(error))
-        else:
-            ctx.health.well("instruments")
-            return book
-        try:
-            await asyncio.wait_for(ctx.stop.wait(), POLL_S)
-        except TimeoutError:
-            continue
-    raise asyncio.CancelledError("stopped while waiting for the day's instruments")
+    found: list[InstrumentBook] = []
+
+    async def look() -> None:
+        found.append(await load_book(engine, ctx.settings.kite_target, trading_day(utc_now()), keys=keys))
+
+    if not await until_well(ctx.waiting, "instruments", look, ctx.stop):
+        return None
+    return found[0]
