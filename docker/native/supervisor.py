@@ -197,7 +197,7 @@ class Supervisor:
                         raise StopTheStart(f"{name} cannot be started: {fault.faultString}") from fault
 
     def stop_parts(self, names: Iterable[str], timeout: float = 40) -> None:
-        """Send all these programs their stop signal at once and wait until they ended (the supervisor kills the late)."""
+        """Send all these programs their stop signal at once; wait until they ended (the supervisor kills late ones)."""
         wanted = set(names)
         with self._rpc() as rpc:
             for name in wanted:

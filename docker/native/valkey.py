@@ -23,6 +23,7 @@ save ""
 maxmemory 512mb
 maxmemory-policy noeviction
 daemonize no
+set-proc-title no
 loglevel notice
 """
 
