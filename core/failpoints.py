@@ -1,7 +1,7 @@
 """Named places at each durable step where a test can make the process die, hang or fail. Inert unless FAILPOINTS is set.
 
-FAILPOINTS="place.after_claim=kill:1,place.after_send=hang:2" : action kill (SIGKILL self), hang, raise or sleep-N; the number is the n-th pass
-that acts (default 1). Refused on any KITE_TARGET but local.
+FAILPOINTS="place.after_claim=kill:1,place.after_send=hang:2": the action is kill (SIGKILL self), hang, raise or sleep-SECONDS, and the
+number is the n-th pass that acts (default 1). Refused on any KITE_TARGET but local.
 """
 
 from __future__ import annotations

@@ -350,21 +350,21 @@ class CommandRow(Base):
     finished_at: Mapped[datetime | None]
 
 
-class BookSnapshotRow(Base):
-    """Evidence: a healthy book seen while an order of the account was UNKNOWN."""
+class BookSeenRow(Base):
+    """Evidence: a book seen while this send was UNKNOWN, that did not show its tag. Absence is proven from these rows."""
 
-    __tablename__ = "book_snapshots"
-    __table_args__ = (Index("book_snapshots_by_time", "account", "trading_day", "requested_at"), {"schema": JOURNAL})
+    __tablename__ = "books_seen"
+    __table_args__ = {"schema": JOURNAL}  # noqa: RUF012
 
-    snapshot_id: Mapped[UUID] = mapped_column(primary_key=True)
+    order_id: Mapped[UUID] = mapped_column(primary_key=True)
+    send_no: Mapped[int] = mapped_column(primary_key=True)
+    requested_at: Mapped[datetime] = mapped_column(primary_key=True)
     account: Mapped[str]
     trading_day: Mapped[date]
-    requested_at: Mapped[datetime]
     received_at: Mapped[datetime]
     rows: Mapped[int]
     healthy: Mapped[bool]
     reason: Mapped[str | None]
-    tags: Mapped[list[Any]]
 
 
 # views: what people read, folded from the log alone; rebuilt by dropping them -------------------------------------------

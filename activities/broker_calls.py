@@ -1,0 +1,264 @@
+"""What an order's workflow may ask of a broker: send once, look at the book, look up by tag. Run by the leased process alone.
+
+Every send is claimed in the journal before a byte leaves; what comes back is journalled before it is reported.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import structlog
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from activities.heartbeats import beating
+from core import failpoints, logging, order_work
+from core.brokers.pacer import Pacer
+from core.brokers.port import Book, BookRow, PlaceRequest, Trader
+from core.brokers.reader import BookReader
+from core.clock import trading_day, utc_now
+from core.errors import NotPlaced, OutcomeUnknown
+from core.order_work import LookInput, OrderView, PlaceInput
+from core.storage.claims import Claim, ClaimResult, LeaseProof, claim_send
+from core.storage.evidence import books_seen, record_book
+from core.storage.journal import Journal, JournalOrder, exit_is_short, seconds_since
+from core.trading.absence import Verdict, judge
+from core.trading.calendar import TradingCalendar, session_kind
+from core.trading.orders import SeenFill, SeenOrder, end_of
+from core.trading.types import Exchange, Intent, OrderStatus, OrderType, Product, SendState, Side, Validity
+
+log = logging.get(__name__)
+
+_UNPLACEABLE = {
+    ClaimResult.KILLED: (OrderStatus.REJECTED, "KILL_SWITCH: the kill switch is on; it binds entries"),
+    ClaimResult.CANCELLED: (OrderStatus.CANCELLED, "cancelled before it was sent"),
+    ClaimResult.FLAT: (
+        OrderStatus.CANCELLED,
+        "nothing left to exit: the position is flat or other exits will flatten it",
+    ),
+}
+
+
+@dataclass(slots=True)
+class BrokerCalls:
+    """The activities of one broker's two queues."""
+
+    journal: Journal
+    trader: Trader
+    reader: BookReader
+    pacer: Pacer
+    proof: LeaseProof
+    calendar: TradingCalendar
+
+    @activity.defn(name=order_work.PLACE_ORDER)
+    async def place_order(self, place: PlaceInput) -> OrderView:
+        """Claim and send. Returns where the order stands; raises only where nothing was sent for certain, to be tried again."""
+        found = await self.journal.load(place.order_id)
+        self._bind(found)
+        if found.status is not OrderStatus.PENDING or found.send["send_no"] != place.send_no:
+            return view(found)
+        ended = await self._ended_unsent(found)
+        if ended is not None:
+            return view(ended)
+        async with beating():
+            if not await self.pacer.acquire(urgent=found.intent is Intent.EXIT, timeout_s=place.durations.pacer_wait):
+                raise _again(
+                    "PacerBusy", "no token of the broker's rate limit became free", place.durations.retry_first
+                )
+            await failpoints.reached("place.before_claim")
+            deadline = time.monotonic() + place.durations.send_deadline
+            claim = await claim_send(
+                self.journal, place.order_id, place.send_no, self.proof, place.durations.send_deadline
+            )
+            await failpoints.reached("place.after_claim")
+            if claim.result is not ClaimResult.CLAIMED:
+                return view(await self._not_claimed(found, place, claim))
+            return view(await self._send(found, place, claim, deadline))
+
+    @activity.defn(name=order_work.LOOK_AT_BOOK)
+    async def look_at_book(self, look: LookInput) -> OrderView:
+        """Read the book, requested after the workflow asked, and bring the journal to what it shows."""
+        assert look.broker_order_id is not None
+        asked = time.monotonic()
+        async with beating():
+            rows = await self.reader.orders([look.broker_order_id], not_before=asked)
+            row = rows.get(look.broker_order_id)
+            if row is None:
+                found = await self.journal.load(look.order_id)
+                log.warning("the book does not list our order", broker_order_id=look.broker_order_id)
+                return view(found)
+            return await self._fold(look, row)
+
+    @activity.defn(name=order_work.LOOK_UP_BY_TAG)
+    async def look_up_by_tag(self, look: LookInput) -> OrderView:
+        """Look for our tag in the whole book. Found: adopted. Not found: one more piece of evidence, judged."""
+        found = await self.journal.load(look.order_id)
+        self._bind(found)
+        if found.order["broker_order_id"] is not None:
+            return view(found)
+        async with beating():
+            book = await self.reader.book(not_before=time.monotonic())
+            tag = found.send["tag"]
+            row = next((row for row in book.rows if tag in row.tags), None)
+            if row is None:
+                return await self._still_absent(found, look, book)
+            log.info("found by its tag", broker_order_id=row.broker_order_id, tag=tag)
+            await self.journal.submitted(
+                look.order_id, look.send_no, row.broker_order_id, "found in the book by its tag"
+            )
+            return await self._fold(look, row)
+
+    # sending -----------------------------------------------------------------------------------------------------
+
+    async def _ended_unsent(self, found: JournalOrder) -> JournalOrder | None:
+        """An entry too old to act on ends here; an exit out of session waits."""
+        order = found.order
+        if found.send["state"] != SendState.INTENT:
+            return None
+        if found.intent is Intent.ENTRY:
+            age = seconds_since(order["origin_at"])
+            if age <= order["age_limit_s"]:
+                return None
+            reason = (
+                f"too old to act on: {age:.1f} s since the tick or command, the limit is {order['age_limit_s']:g} s"
+            )
+            if found.send["answer"]:
+                reason += f"; the last try was not placed: {found.send['answer']}"
+            return await self.journal.end_unsent(order["order_id"], OrderStatus.EXPIRED, reason)
+        kind = session_kind(Exchange(order["exchange"]))
+        now = utc_now()
+        if not self.calendar.phase(kind, now).is_open:
+            opens = self.calendar.next_open(kind, now)
+            wait = min(max((opens - now).total_seconds(), 1.0), 600.0)
+            raise _again("SessionClosed", f"the session is closed; an exit waits for {opens.isoformat()}", wait)
+        return None
+
+    async def _not_claimed(self, found: JournalOrder, place: PlaceInput, claim: Claim) -> JournalOrder:
+        if claim.result is ClaimResult.NOT_OURS:
+            raise _again("LeaseLost", "another process holds the broker's lease now", 1.0)
+        if claim.result is ClaimResult.ALREADY:
+            # Whoever claimed it may have sent it: only the book can tell.
+            return await self.journal.unknown(
+                place.order_id, place.send_no, "a worker claimed the send and did not report what came of it"
+            )
+        status, reason = _UNPLACEABLE[claim.result]
+        return await self.journal.end_unsent(place.order_id, status, reason)
+
+    async def _send(self, found: JournalOrder, place: PlaceInput, claim: Claim, deadline: float) -> JournalOrder:
+        """The one place where an order leaves. The claim is committed; whatever happens now is journalled."""
+        request = _request(found, claim.quantity, deadline)
+        try:
+            broker_order_id = await self.trader.place(request)
+        except NotPlaced as refusal:
+            answer = f"{refusal.code}: {refusal}"
+            if not refusal.retryable:
+                log.info("refused", code=refusal.code, reason=str(refusal))
+                return await self.journal.refused(place.order_id, place.send_no, answer)
+            await self.journal.release(place.order_id, place.send_no, answer)
+            raise _again(refusal.code, f"not placed: {answer}", place.durations.retry_first) from refusal
+        except OutcomeUnknown as doubt:
+            log.warning("sent, no answer", reason=str(doubt))
+            return await self.journal.unknown(place.order_id, place.send_no, str(doubt))
+        except Exception as surprise:
+            log.exception("sending failed in an unforeseen way; the book must tell")
+            return await self.journal.unknown(place.order_id, place.send_no, f"{type(surprise).__name__}: {surprise}")
+        await failpoints.reached("place.after_send")
+        return await self.journal.submitted(place.order_id, place.send_no, broker_order_id, "accepted")
+
+    # looking -----------------------------------------------------------------------------------------------------
+
+    async def _fold(self, look: LookInput, row: BookRow) -> OrderView:
+        trades: list[SeenFill] = []
+        if row.filled_quantity > 0:
+            listed = await self.reader.trades([row.broker_order_id], not_before=time.monotonic())
+            trades = [
+                SeenFill(t.trade_id, t.quantity, t.price, t.filled_at) for t in listed.get(row.broker_order_id, ())
+            ]
+        seen = SeenOrder(row.is_acked, end_of(row.status), row.quantity, row.filled_quantity, row.status_message)
+        await failpoints.reached("look.before_fold")
+        found = await self.journal.fold(look.order_id, row.broker_order_id, seen, trades)
+        await failpoints.reached("look.after_fold")
+        self._bind(found)
+        lagging = not found.status.is_end and sum(t.quantity for t in trades) < row.filled_quantity
+        return view(found, lagging=lagging)
+
+    async def _still_absent(self, found: JournalOrder, look: LookInput, book: Book) -> OrderView:
+        send, order = found.send, found.order
+        why_sick = await self._sick(book, send["trading_day"], order["account"])
+        await record_book(self.journal, look.order_id, look.send_no, book, why_sick)
+        verdict, told = judge(
+            await books_seen(self.journal, look.order_id, look.send_no),
+            deadline_at=send["deadline_at"],
+            send_day=send["trading_day"],
+            today=trading_day(utc_now()),
+            durations=look.durations,
+        )
+        if verdict is Verdict.PROVEN:
+            log.warning("absence proven", evidence=told)
+            return view(await self.journal.absent(look.order_id, look.send_no, f"never reached the broker: {told}"))
+        if verdict is Verdict.DAY_OVER:
+            return view(await self.journal.unresolved(look.order_id, look.send_no, told))
+        return view(found, evidence=told + (f"; the last book does not count: {why_sick}" if why_sick else ""))
+
+    async def _sick(self, book: Book, day: date, account: str) -> str | None:
+        """Why this book is no evidence: another account's, another day's, or missing orders the journal knows of."""
+        if book.account != account:
+            return f"it is the book of {book.account}, not of {account}"
+        if book.trading_day != day:
+            return f"it is the book of {book.trading_day}, the order was sent on {day}"
+        missing = await self.journal.broker_order_ids(account, day) - {row.broker_order_id for row in book.rows}
+        return f"it lacks {len(missing)} orders the journal knows of" if missing else None
+
+    def _bind(self, found: JournalOrder) -> None:
+        order = found.order
+        structlog.contextvars.bind_contextvars(
+            broker=self.journal.broker.value,
+            order_id=str(order["order_id"]),
+            correlation_id=str(order["correlation_id"]),
+        )
+
+
+def view(found: JournalOrder, *, lagging: bool = False, evidence: str | None = None) -> OrderView:
+    """What the workflow needs to know of an order."""
+    order = found.order
+    return OrderView(
+        status=found.status,
+        send_no=order["send_no"],
+        quantity=found.send["quantity"],
+        filled_quantity=order["filled_quantity"],
+        average_price=order["average_price"],
+        broker_order_id=order["broker_order_id"],
+        realized_pnl=order["realized_pnl"],
+        charges=order["charges"],
+        reason=order["reason"],
+        lagging=lagging,
+        short=exit_is_short(found),
+        evidence=evidence,
+    )
+
+
+def _request(found: JournalOrder, quantity: int, deadline: float) -> PlaceRequest:
+    order = found.order
+    return PlaceRequest(
+        tag=found.send["tag"],
+        exchange=Exchange(order["exchange"]),
+        tradingsymbol=order["tradingsymbol"],
+        instrument_token=order["instrument_token"],
+        instrument_type=order["instrument_type"],
+        tick_size=order["tick_size"],
+        side=Side(order["side"]),
+        quantity=quantity,
+        order_type=OrderType(order["order_type"]),
+        product=Product(order["product"]),
+        validity=Validity(order["validity"]),
+        price=order["price"],
+        trigger_price=order["trigger_price"],
+        deadline=deadline,
+    )
+
+
+def _again(kind: str, message: str, seconds: float) -> ApplicationError:
+    """Nothing was sent: Temporal tries the activity again after `seconds`."""
+    return ApplicationError(message, type=kind, next_retry_delay=timedelta(seconds=seconds))

@@ -1,0 +1,52 @@
+"""The process of one broker's order workflows: decides what to do next, publishes what was journalled. Never calls a broker."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+from temporalio.worker import PollerBehaviorAutoscaling, UnsandboxedWorkflowRunner, Worker
+
+from activities.journal_calls import JournalCalls
+from core.alerts import Alerts
+from core.messaging.producer import EventProducer
+from core.routing import orders_queue
+from core.service import ServiceContext
+from core.storage.db import broker_engine
+from core.storage.outbox import Outbox
+from core.temporal import connect
+from workflows.order import OrderWorkflow
+
+CACHED_WORKFLOWS = 2000
+"""Above the number of open orders: an evicted workflow is replayed from its whole history."""
+
+
+async def main(ctx: ServiceContext) -> None:
+    """Run until asked to stop. The workflows' determinism is held by the replay tests, so no sandbox at run time."""
+    assert ctx.broker is not None
+    engine = broker_engine(ctx.settings, ctx.broker)
+    producer = EventProducer(ctx.settings, client_id=ctx.name, broker=ctx.broker)
+    await producer.start()
+    outbox = Outbox(engine, producer)
+    publishing = asyncio.create_task(outbox.run())
+    calls = JournalCalls(outbox, Alerts(producer, ctx.name))
+    client = await connect(ctx.settings)
+    worker = Worker(
+        client,
+        task_queue=orders_queue(ctx.broker),
+        workflows=[OrderWorkflow],
+        activities=[calls.publish_events, calls.raise_alert],
+        workflow_runner=UnsandboxedWorkflowRunner(),
+        max_cached_workflows=CACHED_WORKFLOWS,
+        workflow_task_poller_behavior=PollerBehaviorAutoscaling(initial=2),
+        activity_task_poller_behavior=PollerBehaviorAutoscaling(initial=1),
+        graceful_shutdown_timeout=timedelta(seconds=3),
+    )
+    try:
+        async with worker:
+            ctx.health.started()
+            await ctx.stop.wait()
+    finally:
+        publishing.cancel()
+        await producer.stop()
+        await engine.dispose()

@@ -1,0 +1,145 @@
+"""Every validated signal starts one workflow, exactly once. Never judges a signal's age: only the workflow may expire it.
+
+"Already started" is success; the offset is committed after the start.
+"""
+
+from __future__ import annotations
+
+import structlog
+from temporalio.client import Client
+from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from core import logging, order_work
+from core.config import Settings
+from core.errors import Poison, Transient
+from core.events import topics
+from core.events.envelope import decode
+from core.events.payloads import SignalValidated
+from core.messaging.consumer import ConsumerRunner, Record
+from core.messaging.producer import EventProducer
+from core.order_work import OrderInput
+from core.routing import order_workflow_id, orders_queue
+from core.service import ServiceContext
+from core.temporal import connect
+from core.trading.durations import OrderDurations
+from core.trading.types import Broker
+
+log = logging.get(__name__)
+
+
+async def main(ctx: ServiceContext) -> None:
+    client = await connect(ctx.settings)
+    producer = EventProducer(ctx.settings, client_id=ctx.name)
+    await producer.start()
+    gateway = Gateway(client, ctx.settings)
+    runner = ConsumerRunner(
+        ctx.settings,
+        ctx.health,
+        service=ctx.name,
+        topics=[topics.signals_validated(broker) for broker in ctx.settings.active_brokers],
+        handler=gateway.handle,
+        producer=producer,
+    )
+    try:
+        ctx.health.started()
+        await runner.run(ctx.stop)
+    finally:
+        await producer.stop()
+
+
+class Gateway:
+    """Starts workflows. Routing follows the topic's name, never the envelope's broker."""
+
+    def __init__(self, client: Client, settings: Settings) -> None:
+        self._client = client
+        self._durations = OrderDurations().scaled(settings.duration_factor)
+
+    async def handle(self, record: Record) -> None:
+        """Raises Poison for what is no validated signal, Transient while Temporal is away."""
+        broker = topics.broker_of(record.topic)
+        envelope = decode(record.value)
+        if broker is None or not isinstance(envelope.data, SignalValidated):
+            raise Poison(f"{envelope.type} is not a validated signal", stage="validate")
+        decided = envelope.data
+        structlog.contextvars.bind_contextvars(
+            broker=broker.value, order_id=str(decided.order_id), correlation_id=str(envelope.correlation_id)
+        )
+        order = self._input(broker, decided, record, envelope.correlation_id)
+        try:
+            await self._start(broker, order)
+            log.info("workflow started", what=order_work.headline(order))
+        except WorkflowAlreadyStartedError:
+            log.info("workflow was started before")
+        except RPCError as error:
+            if error.status in _PASSING:
+                raise Transient(f"Temporal does not answer: {error.message}") from error
+            raise
+        except TimeoutError as error:
+            raise Transient("Temporal does not answer in time") from error
+
+    async def _start(self, broker: Broker, order: OrderInput) -> None:
+        await self._client.start_workflow(
+            order_work.ORDER_WORKFLOW,
+            order,
+            id=order_workflow_id(broker, order.order_id),
+            task_queue=orders_queue(broker),
+            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+            static_summary=order_work.headline(order),
+            static_details=_details(order),
+            search_attributes=TypedSearchAttributes(
+                [
+                    SearchAttributePair(order_work.SA_BROKER, broker.value),
+                    SearchAttributePair(order_work.SA_STRATEGY, order.strategy_id),
+                    SearchAttributePair(order_work.SA_SYMBOL, order.symbol),
+                    SearchAttributePair(order_work.SA_SIDE, order.side.value),
+                    SearchAttributePair(order_work.SA_STATUS, "PENDING"),
+                ]
+            ),
+        )
+
+    def _input(self, broker: Broker, decided: SignalValidated, record: Record, correlation_id: object) -> OrderInput:
+        signal = decided.signal
+        return OrderInput.model_validate(
+            {
+                "order_id": decided.order_id,
+                "broker": broker,
+                "correlation_id": correlation_id,
+                "strategy_id": signal.strategy_id,
+                "instance": signal.instance,
+                "symbol": signal.tradingsymbol,
+                "side": signal.side,
+                "intent": signal.intent,
+                "order_type": signal.order_type,
+                "quantity": signal.quantity,
+                "price": signal.price,
+                "origin_at": signal.origin_at,
+                "requested_by": f"{signal.source} {signal.strategy_id}",
+                "account": decided.account,
+                "target": decided.target,
+                "durations": self._durations,
+            }
+        )
+
+
+_PASSING = frozenset(
+    {
+        RPCStatusCode.UNAVAILABLE,
+        RPCStatusCode.DEADLINE_EXCEEDED,
+        RPCStatusCode.RESOURCE_EXHAUSTED,
+        RPCStatusCode.ABORTED,
+        RPCStatusCode.CANCELLED,
+        RPCStatusCode.UNKNOWN,
+        RPCStatusCode.INTERNAL,
+    }
+)
+"""Temporal is away, starting, or overloaded: the same start is tried again, and REJECT_DUPLICATE keeps it one."""
+
+
+def _details(order: OrderInput) -> str:
+    return (
+        f"**{order.intent}** of {order.strategy_id} on {order.broker} ({order.target}, account {order.account}).\n\n"
+        f"Order `{order.order_id}`, begun by `{order.correlation_id}` at {order.origin_at:%Y-%m-%d %H:%M:%S.%f} UTC, "
+        f"asked by {order.requested_by}."
+    )

@@ -1,0 +1,81 @@
+"""What brokers say about orders, handed to the orders' workflows as hints. Never takes a hint for truth, never writes an order."""
+
+from __future__ import annotations
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from core import logging, order_work
+from core.errors import Poison, Transient
+from core.events import topics
+from core.events.envelope import decode
+from core.events.payloads import OrderUpdate
+from core.messaging.consumer import ConsumerRunner, Record
+from core.messaging.producer import EventProducer
+from core.order_work import BrokerHint
+from core.routing import order_workflow_id
+from core.service import ServiceContext
+from core.storage.db import broker_engine
+from core.storage.journal import Journal
+from core.temporal import connect
+from core.trading.types import Broker
+
+log = logging.get(__name__)
+
+
+async def main(ctx: ServiceContext) -> None:
+    client = await connect(ctx.settings)
+    producer = EventProducer(ctx.settings, client_id=ctx.name)
+    await producer.start()
+    engines = {broker: broker_engine(ctx.settings, broker) for broker in ctx.settings.active_brokers}
+    runner = ConsumerRunner(
+        ctx.settings,
+        ctx.health,
+        service=ctx.name,
+        topics=[topics.orders_updates(broker) for broker in ctx.settings.active_brokers],
+        handler=OrderUpdates(client, engines).handle,
+        producer=producer,
+    )
+    try:
+        ctx.health.started()
+        await runner.run(ctx.stop)
+    finally:
+        await producer.stop()
+        for engine in engines.values():
+            await engine.dispose()
+
+
+class OrderUpdates:
+    """Finds the order behind a broker's update and wakes its workflow."""
+
+    def __init__(self, client: Client, engines: dict[Broker, AsyncEngine]) -> None:
+        self._client = client
+        self._journals = {broker: Journal(engine, broker) for broker, engine in engines.items()}
+
+    async def handle(self, record: Record) -> None:
+        """Raises Poison for what is no update, Transient while the database or Temporal is away."""
+        broker = topics.broker_of(record.topic)
+        envelope = decode(record.value)
+        if broker is None or not isinstance(envelope.data, OrderUpdate):
+            raise Poison(f"{envelope.type} is not an order update", stage="validate")
+        update = envelope.data
+        order_id = await self._journals[broker].find_by_hint(update.broker_order_id, update.tag)
+        if order_id is None:
+            log.info(
+                "an update of an order that is not ours", broker=broker.value, broker_order_id=update.broker_order_id
+            )
+            return
+        structlog.contextvars.bind_contextvars(
+            broker=broker.value, order_id=str(order_id), correlation_id=str(envelope.correlation_id)
+        )
+        handle = self._client.get_workflow_handle(order_workflow_id(broker, order_id))
+        try:
+            await handle.signal(order_work.HINT, BrokerHint(status=update.status, source=update.source))
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                # Its workflow has ended, or has not started yet (then its first look comes by itself).
+                log.info("hint without a running workflow", status=update.status)
+                return
+            raise Transient(f"Temporal does not answer: {error.message}") from error

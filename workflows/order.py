@@ -1,0 +1,253 @@
+"""An order's life: sent once, followed until the broker's book says it ended, every step published. Deterministic code only.
+
+What is true stands in the journal; this decides what to do next. It never resends and never ends an order by a timeout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from temporalio import workflow
+from temporalio.common import Priority, RetryPolicy
+from temporalio.exceptions import ActivityError
+
+with workflow.unsafe.imports_passed_through():
+    from core import order_work as work
+    from core.order_work import AlertInput, BrokerHint, LookInput, OrderInput, OrderView, PlaceInput
+    from core.routing import broker_queue, urgent_queue
+    from core.trading.types import Intent, OrderStatus
+
+_FOLLOWED = frozenset({OrderStatus.SUBMITTED, OrderStatus.ACKED, OrderStatus.PARTIALLY_FILLED})
+
+
+@workflow.defn(name=work.ORDER_WORKFLOW)
+class OrderWorkflow:
+    """One validated signal, one order. Hints arrive as workflow signals; all else comes back from activities."""
+
+    @workflow.init
+    def __init__(self, order: OrderInput) -> None:
+        self.order = order
+        self.view = order.resumed or OrderView(
+            status=OrderStatus.PENDING, send_no=order.send_no, quantity=order.quantity
+        )
+        self.story = list(order.story)
+        self.hints = 0
+        self.hints_served = 0
+        self.looks = 0
+        self.behind: asyncio.Task[Any] | None = None
+        self.alerts: list[asyncio.Task[Any]] = []
+        self.shown: tuple[OrderStatus, str | None] = (OrderStatus.PENDING, None)
+
+    @workflow.signal(name=work.HINT)
+    def hint(self, hint: BrokerHint) -> None:
+        """The broker said something about this order. Said twice or late does no harm: the book is what counts."""
+        self.hints += 1
+        self.looks = 0
+
+    @workflow.run
+    async def run(self, order: OrderInput) -> OrderView:
+        if order.resumed is None:
+            self._tell("decided", f"{order.intent} asked by {order.requested_by}")
+        while not self.view.status.is_end:
+            if self.view.status is OrderStatus.PENDING:
+                await self._place()
+            elif self.view.status is OrderStatus.UNKNOWN:
+                await self._resolve()
+            elif self.view.status in _FOLLOWED:
+                await self._follow()
+            else:
+                await self._wait_for_a_person()
+            if workflow.info().is_continue_as_new_suggested() and not self.view.status.is_end:
+                await self._all_published()
+                workflow.continue_as_new(
+                    order.model_copy(update={"resumed": self.view, "story": tuple(self.story[-40:])})
+                )
+        await self._all_published()
+        await asyncio.gather(*self.alerts)
+        return self.view
+
+    # the steps ---------------------------------------------------------------------------------------------------
+
+    async def _place(self) -> None:
+        """Claim and send. Retried by Temporal for as long as nothing left for certain; an entry grows too old meanwhile."""
+        await self._call(
+            work.PLACE_ORDER,
+            PlaceInput(order_id=self.order.order_id, send_no=self.view.send_no, durations=self.order.durations),
+            summary=f"send #{self.view.send_no}: {work.headline(self.order)}",
+            urgent=self.order.intent is Intent.EXIT,
+        )
+
+    async def _follow(self) -> None:
+        """Wait for a hint, or for the slow fallback timer, then look at a book requested after it."""
+        durations = self.order.durations
+        longest = durations.first_look if self.view.lagging else durations.look_longest
+        pause = min(durations.first_look * 2 ** min(self.looks, 12), longest)
+        await self._until(lambda: self.hints > self.hints_served, pause, "fallback look at the book")
+        self.hints_served = self.hints
+        self.looks += 1
+        await self._call(work.LOOK_AT_BOOK, self._look(), summary="read the book", urgent=True)
+
+    async def _resolve(self) -> None:
+        """Sent, no answer: look the order up by its tag until it is found, or its absence is proven."""
+        durations = self.order.durations
+        pause = min(durations.lookup_first * 2 ** min(self.looks, 12), durations.absence_spacing)
+        await self._until(lambda: self.hints > self.hints_served, pause, "next look-up by tag")
+        self.hints_served = self.hints
+        self.looks += 1
+        await self._call(work.LOOK_UP_BY_TAG, self._look(), summary="look up by tag", urgent=True)
+
+    async def _wait_for_a_person(self) -> None:
+        """UNRESOLVED: evidence ran out. A late hint, or a slow look, may still bring the order to light."""
+        await self._until(
+            lambda: self.hints > self.hints_served, self.order.durations.look_longest * 5, "waiting for a person"
+        )
+        self.hints_served = self.hints
+        await self._call(work.LOOK_UP_BY_TAG, self._look(), summary="look up by tag", urgent=True)
+
+    # how ---------------------------------------------------------------------------------------------------------
+
+    def _look(self) -> LookInput:
+        return LookInput(
+            order_id=self.order.order_id,
+            send_no=self.view.send_no,
+            broker_order_id=self.view.broker_order_id,
+            durations=self.order.durations,
+        )
+
+    async def _until(self, condition: Callable[[], bool], seconds: float, why: str) -> None:
+        try:
+            await workflow.wait_condition(condition, timeout=timedelta(seconds=seconds), timeout_summary=why)
+        except TimeoutError:
+            return
+
+    async def _call(self, name: str, argument: PlaceInput | LookInput, *, summary: str, urgent: bool) -> None:
+        """One broker activity, then whatever it changed is shown and published."""
+        durations = self.order.durations
+        queue = urgent_queue(self.order.broker) if urgent else broker_queue(self.order.broker)
+        view = await workflow.execute_activity(
+            name,
+            argument,
+            result_type=OrderView,
+            task_queue=queue,
+            start_to_close_timeout=timedelta(seconds=durations.place_timeout),
+            heartbeat_timeout=timedelta(seconds=durations.heartbeat),
+            retry_policy=RetryPolicy(
+                initial_interval=timedelta(seconds=durations.retry_first),
+                maximum_interval=timedelta(seconds=durations.retry_longest),
+            ),
+            summary=summary,
+            priority=Priority(priority_key=work.URGENT if urgent else work.NORMAL),
+        )
+        before, self.view = self.view, view
+        if view != before:
+            self._show(before)
+            await self._publish()
+
+    def _show(self, before: OrderView) -> None:
+        """Rewrite what a person sees in Temporal UI, and alert on what a person should know."""
+        view, order = self.view, self.order
+        if (view.status, view.filled_quantity, view.send_no) != (before.status, before.filled_quantity, before.send_no):
+            self.looks = 0
+            filled = f"{view.filled_quantity}/{view.quantity}"
+            told = f"filled {filled} at {_money(view.average_price)}" if view.filled_quantity else (view.reason or "")
+            self._tell(view.status, told)
+        if (view.status, view.broker_order_id) != self.shown:
+            updates: list[Any] = [work.SA_STATUS.value_set(view.status.value)]
+            if view.broker_order_id:
+                updates.append(work.SA_BROKER_ORDER.value_set(view.broker_order_id))
+            workflow.upsert_search_attributes(updates)
+            self.shown = (view.status, view.broker_order_id)
+        if view.status is before.status:
+            return
+        name = work.headline(order)
+        if view.status is OrderStatus.UNKNOWN:
+            self._alert(
+                "order_unknown",
+                f"{name}: sent, no answer",
+                "Nothing to do: it is looked up by its tag until the book tells.",
+            )
+        elif view.status is OrderStatus.UNRESOLVED:
+            self._alert(
+                "order_unresolved", f"{name}: {view.reason}", "Look at the order in Kite and decide what became of it."
+            )
+        elif view.short:
+            why = f"{name} ended {view.status} at {view.filled_quantity}/{view.quantity}: {view.reason}"
+            self._alert(
+                "exit_short", why, "The position is still open: close it by hand or let the strategy exit again."
+            )
+
+    def _tell(self, status: str, told: str) -> None:
+        order, view = self.order, self.view
+        self.story.append(f"- `{workflow.now():%H:%M:%S.%f}` UTC **{status}** {told}".rstrip())
+        money = ""
+        if view.filled_quantity:
+            net = view.realized_pnl - view.charges
+            money = f"\n\nRealised {_money(view.realized_pnl)} − charges {_money(view.charges)} = **net {_money(net)}**"
+        workflow.set_current_details(
+            f"### {work.headline(order)}\n\n**{view.status}** · {order.broker} ({order.target}) · "
+            f"{view.filled_quantity}/{view.quantity} filled"
+            + (f" at {_money(view.average_price)}" if view.average_price is not None else "")
+            + (f" · broker order `{view.broker_order_id}`" if view.broker_order_id else "")
+            + money
+            + (f"\n\nEvidence: {view.evidence}" if view.evidence else "")
+            + "\n\n"
+            + "\n".join(self.story[-60:])
+        )
+
+    def _alert(self, kind: str, message: str, action: str) -> None:
+        self.alerts.append(
+            asyncio.create_task(
+                workflow.execute_activity(
+                    work.RAISE_ALERT,
+                    AlertInput(kind=kind, subject=str(self.order.order_id), message=message, action=action),
+                    start_to_close_timeout=timedelta(seconds=self.order.durations.place_timeout),
+                    retry_policy=self._forever(),
+                    summary=f"alert: {kind}",
+                )
+            )
+        )
+
+    # publishing --------------------------------------------------------------------------------------------------
+
+    async def _publish(self) -> None:
+        """Publish now, cheaply; if the log is away, go on and let a patient activity do it."""
+        if self.behind is not None and not self.behind.done():
+            return
+        try:
+            await workflow.execute_local_activity(
+                work.PUBLISH_EVENTS,
+                self.order.order_id,
+                start_to_close_timeout=timedelta(seconds=self.order.durations.publish_timeout),
+                schedule_to_close_timeout=timedelta(seconds=self.order.durations.publish_timeout),
+                retry_policy=RetryPolicy(maximum_attempts=1),
+                summary="publish events",
+            )
+        except ActivityError:
+            self.behind = asyncio.create_task(self._publish_patiently())
+
+    async def _publish_patiently(self) -> None:
+        await workflow.execute_activity(
+            work.PUBLISH_EVENTS,
+            self.order.order_id,
+            start_to_close_timeout=timedelta(seconds=self.order.durations.place_timeout),
+            retry_policy=self._forever(),
+            summary="publish events that wait for the log",
+        )
+
+    async def _all_published(self) -> None:
+        if self.behind is not None:
+            await self.behind
+            await self._publish_patiently()
+
+    def _forever(self) -> RetryPolicy:
+        return RetryPolicy(
+            initial_interval=timedelta(seconds=self.order.durations.retry_first),
+            maximum_interval=timedelta(seconds=self.order.durations.publish_retry_longest),
+        )
+
+
+def _money(amount: Any) -> str:
+    return "–" if amount is None else f"₹{amount:.2f}"
