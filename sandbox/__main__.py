@@ -1,0 +1,55 @@
+"""`python -m sandbox`: the sandbox alone, from flags. Prints one line when it cannot start."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from sandbox.config import SandboxConfig
+from sandbox.errors import SandboxStartError
+from sandbox.server import serve
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        asyncio.run(serve(parse(sys.argv[1:])))
+    except SandboxStartError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def parse(arguments: list[str]) -> SandboxConfig:
+    flags = argparse.ArgumentParser(prog="python -m sandbox", description="A local Kite Connect exchange.")
+    flags.add_argument("--host", default="127.0.0.1")
+    flags.add_argument("--port", type=int, default=28100, help="0 takes any free port")
+    flags.add_argument("--data-dir", type=Path, required=True)
+    flags.add_argument("--seed", type=int, default=7)
+    flags.add_argument("--api-key", required=True)
+    flags.add_argument("--api-secret", default=os.environ.get("KITE_API_SECRET"), help="or KITE_API_SECRET")
+    flags.add_argument("--user-id", default="AP0001")
+    flags.add_argument("--redirect-url", default="http://127.0.0.1:28101/")
+    flags.add_argument("--postback-url")
+    flags.add_argument("--strict-limits", action="store_true", help="enforce Kite's rate limits")
+    flags.add_argument("--still", action="store_true", help="prices move only by the admin endpoint")
+    flags.add_argument("--extra-instruments", type=int, default=0)
+    flags.add_argument("--tick-interval", type=float, default=0.25, help="seconds between ticks of an instrument")
+    flags.add_argument("--heartbeat-interval", type=float, default=1.0)
+    flags.add_argument("--step-latency", type=float, default=0.002, help="seconds an order spends in each state")
+    flags.add_argument("--opening-cash", default="10000000", help="rupees")
+    values = vars(flags.parse_args(arguments))
+    if not values["api_secret"]:
+        flags.error("--api-secret (or KITE_API_SECRET) is required")
+    return SandboxConfig(**{**values, "api_secret": SecretStr(values["api_secret"])})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

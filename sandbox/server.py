@@ -1,0 +1,180 @@
+"""One sandbox process: builds the parts, serves REST and WebSocket on one port, keeps time, stops cleanly on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from datetime import date
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from sandbox import admin, auth, errors, rest_market, rest_orders, rest_portfolio
+from sandbox.app import Gate, RequestHook, Sandbox
+from sandbox.board import Board
+from sandbox.config import SandboxConfig
+from sandbox.errors import SandboxStartError
+from sandbox.exchange import Exchange
+from sandbox.orders import Order
+from sandbox.portfolio import Portfolio
+from sandbox.postback import Postbacks
+from sandbox.sessions import Sessions
+from sandbox.store import Store
+from sandbox.ticker import TickerHub
+from sandbox.wire import now, trading_day
+
+log = logging.getLogger("sandbox")
+_HOUSEKEEPING = 1.0
+_GRACE = 2
+
+
+async def serve(config: SandboxConfig, *, hook: RequestHook | None = None) -> None:
+    """Run until SIGTERM or SIGINT (or cancellation), then flush and return within five seconds.
+
+    Raises:
+        SandboxStartError: the port is taken, or another sandbox holds the data folder.
+    """
+    listener = _bind(config)
+    store = Store(config.data_dir)
+    try:
+        sandbox, postbacks = build(config, store)
+        if hook is not None:
+            sandbox.hook = hook
+        server = _Server(
+            uvicorn.Config(
+                create_app(sandbox), log_config=None, access_log=False, lifespan="off", ws_ping_interval=None,
+                ws_per_message_deflate=False, timeout_graceful_shutdown=_GRACE, timeout_keep_alive=60, backlog=512,
+            )
+        )  # fmt: skip
+        sandbox.exchange.resume()
+        jobs = [sandbox.hub.run(), postbacks.run(), _keep_house(sandbox)]
+        tasks = [asyncio.create_task(_guard(job, server)) for job in jobs]
+        log.info("Kite sandbox (simulated prices) on http://%s:%d", *listener.getsockname()[:2])
+        with _stops_on_signal(server):
+            await server.serve(sockets=[listener])
+        for task in tasks:
+            task.cancel()
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                raise outcome
+        sandbox.board.flush()
+    finally:
+        listener.close()
+        store.close()
+
+
+def build(config: SandboxConfig, store: Store) -> tuple[Sandbox, Postbacks]:
+    """Wire the parts from what the store remembers; a day that ended meanwhile is rolled first."""
+    today = trading_day(now())
+    stored = store.get("day")
+    day = date.fromisoformat(stored) if stored else today
+    store.put("day", day.isoformat())
+    board = Board(config, store, day, now())
+    portfolio = Portfolio(board.market, config.opening_cash)
+    exchange = Exchange(config, store, board, portfolio, day)
+    if today > day:
+        exchange.roll_day(today)
+    sessions = Sessions(config, store)
+    hub = TickerHub(config, board, exchange, sessions)
+    postbacks = Postbacks(config)
+
+    def tell(order: Order, status: str) -> None:
+        hub.send_order(order, status)
+        postbacks.send(order, status)
+
+    exchange.listen(tell)
+    sessions.on_end(hub.end_session)
+    return Sandbox(config, store, board, exchange, sessions, hub), postbacks
+
+
+def create_app(sandbox: Sandbox) -> Starlette:
+    """The ASGI app; Kite's routes also answer under /oms, as Zerodha's own sandbox has them."""
+    kite = [*auth.api_routes, *rest_orders.routes, *rest_portfolio.routes, *rest_market.routes]
+
+    async def ticker(websocket: WebSocket) -> None:
+        await sandbox.hub.serve(websocket)
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        wrong_method = isinstance(error, HTTPException) and error.status_code == 405
+        return (errors.method_not_allowed() if wrong_method else errors.no_route()).response()
+
+    app = Starlette(
+        routes=[*kite, *auth.routes, *admin.routes, Mount("/oms", routes=kite), WebSocketRoute("/", ticker)],
+        middleware=[Middleware(Gate, sandbox=sandbox)],
+        exception_handlers={HTTPException: http_error},
+    )
+    app.state.sandbox = sandbox
+    return app
+
+
+class _Server(uvicorn.Server):
+    """uvicorn re-raises the signal that stopped it; we stop by our own handlers and return instead."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextmanager
+def _stops_on_signal(server: uvicorn.Server) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop() -> None:
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def _guard(job: Coroutine[Any, Any, None], server: uvicorn.Server) -> None:
+    """A background job that fails takes the server down: a sandbox that only half works would lie."""
+    try:
+        await job
+    except Exception:
+        log.exception("a background job of the sandbox failed; stopping")
+        server.should_exit = True
+        raise
+
+
+async def _keep_house(sandbox: Sandbox) -> None:
+    """Once a second: prices to disk, 06:00 IST for the token and the day."""
+    while True:
+        await asyncio.sleep(_HOUSEKEEPING)
+        sandbox.board.flush()
+        sandbox.sessions.expire_if_due()
+        today = trading_day(now())
+        if today > sandbox.exchange.day:
+            sandbox.exchange.roll_day(today)
+
+
+def _bind(config: SandboxConfig) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((config.host, config.port))
+    except OSError as error:
+        listener.close()
+        raise SandboxStartError(
+            f"{config.host}:{config.port} is taken ({error.strerror}): stop what listens there, or set SANDBOX_PORT."
+        ) from error
+    return listener

@@ -1,0 +1,144 @@
+"""The sandbox's memory on disk: one SQLite file in WAL mode with full fsync. Knows rows, not what they mean.
+
+What is committed survives kill -9 and power loss. The ledger is append-only: no statement here updates or deletes it.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from sandbox.errors import SandboxStartError
+from sandbox.prices import Bar
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, doc TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS ledger (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, order_id TEXT NOT NULL UNIQUE, day TEXT NOT NULL, tag TEXT, doc TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS ledger_tag ON ledger (tag);
+CREATE TABLE IF NOT EXISTS orders (order_id TEXT PRIMARY KEY, day TEXT NOT NULL, seq INTEGER NOT NULL, doc TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS orders_day ON orders (day, seq);
+CREATE TABLE IF NOT EXISTS history (order_id TEXT NOT NULL, n INTEGER NOT NULL, doc TEXT NOT NULL, PRIMARY KEY (order_id, n));
+CREATE TABLE IF NOT EXISTS trades (
+    trade_id TEXT PRIMARY KEY, day TEXT NOT NULL, order_id TEXT NOT NULL, doc TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS trades_day ON trades (day);
+CREATE TABLE IF NOT EXISTS prices (token INTEGER PRIMARY KEY, doc TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS bars (
+    token INTEGER NOT NULL, minute INTEGER NOT NULL, o INTEGER, h INTEGER, l INTEGER, c INTEGER, v INTEGER, oi INTEGER,
+    PRIMARY KEY (token, minute)
+) WITHOUT ROWID;
+"""
+
+
+class Store:
+    """Opens or creates `sandbox.db` in the data folder (0700)."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = folder / "sandbox.db"
+        path.touch(mode=0o600, exist_ok=True)
+        self._db = sqlite3.connect(path, isolation_level=None, timeout=0.2)
+        self._depth = 0
+        try:
+            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(_SCHEMA)
+        except sqlite3.OperationalError as error:
+            raise SandboxStartError(
+                f"{path} cannot be opened ({error}): is another sandbox running on this data folder? Stop it first."
+            ) from error
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All writes inside are one commit; nested ones join the outermost. An error rolls everything back."""
+        if self._depth == 0:
+            self._db.execute("BEGIN IMMEDIATE")
+        self._depth += 1
+        try:
+            yield
+        except BaseException:
+            self._depth -= 1
+            if self._depth == 0:
+                self._db.execute("ROLLBACK")
+            raise
+        self._depth -= 1
+        if self._depth == 0:
+            self._db.execute("COMMIT")
+
+    def get(self, key: str) -> Any:
+        row = self._db.execute("SELECT doc FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def put(self, key: str, value: Any) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+
+    def append_ledger(self, order_id: str, day: date, tag: str | None, entry: dict[str, Any]) -> None:
+        self._db.execute(
+            "INSERT INTO ledger (order_id, day, tag, doc) VALUES (?, ?, ?, ?)",
+            (order_id, day.isoformat(), tag, json.dumps(entry)),
+        )
+
+    def ledger(self, day: str | None, tag: str | None) -> list[dict[str, Any]]:
+        """Accepted orders in the order of acceptance, every day's unless one is named."""
+        rows = self._db.execute(
+            "SELECT seq, day, doc FROM ledger WHERE (?1 IS NULL OR day = ?1) AND (?2 IS NULL OR tag = ?2) ORDER BY seq",
+            (day, tag),
+        )
+        return [{"seq": seq, "day": at, **json.loads(doc)} for seq, at, doc in rows]
+
+    def save_order(self, order_id: str, day: date, seq: int, doc: str) -> None:
+        self._db.execute("INSERT OR REPLACE INTO orders VALUES (?, ?, ?, ?)", (order_id, day.isoformat(), seq, doc))
+
+    def append_history(self, order_id: str, n: int, doc: bytes) -> None:
+        self._db.execute("INSERT INTO history VALUES (?, ?, ?)", (order_id, n, doc.decode()))
+
+    def save_trade(self, trade_id: str, day: date, order_id: str, doc: bytes) -> None:
+        self._db.execute("INSERT INTO trades VALUES (?, ?, ?, ?)", (trade_id, day.isoformat(), order_id, doc.decode()))
+
+    def orders(self, day: date) -> list[str]:
+        rows = self._db.execute("SELECT doc FROM orders WHERE day = ? ORDER BY seq", (day.isoformat(),))
+        return [row[0] for row in rows]
+
+    def history(self, order_id: str) -> list[bytes]:
+        rows = self._db.execute("SELECT doc FROM history WHERE order_id = ? ORDER BY n", (order_id,))
+        return [row[0].encode() for row in rows]
+
+    def trades(self, day: date) -> list[bytes]:
+        rows = self._db.execute("SELECT doc FROM trades WHERE day = ? ORDER BY rowid", (day.isoformat(),))
+        return [row[0].encode() for row in rows]
+
+    def counts(self) -> dict[str, int]:
+        """Rows ever written, all days: the numbers new orders and trades count on from."""
+        return {
+            "orders": int(self._db.execute("SELECT count(*) FROM orders").fetchone()[0]),
+            "trades": int(self._db.execute("SELECT count(*) FROM trades").fetchone()[0]),
+        }
+
+    def save_prices(self, rows: Iterable[tuple[int, str]]) -> None:
+        self._db.executemany("INSERT OR REPLACE INTO prices VALUES (?, ?)", rows)
+
+    def prices(self) -> dict[int, Any]:
+        return {token: json.loads(doc) for token, doc in self._db.execute("SELECT token, doc FROM prices")}
+
+    def save_bars(self, token: int, bars: Iterable[Bar]) -> None:
+        self._db.executemany(
+            "INSERT OR REPLACE INTO bars VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [(token, *bar) for bar in bars]
+        )
+
+    def bars(self, token: int, start: int, end: int) -> list[Bar]:
+        rows = self._db.execute(
+            "SELECT minute, o, h, l, c, v, oi FROM bars WHERE token = ? AND minute BETWEEN ? AND ? ORDER BY minute",
+            (token, start, end),
+        )
+        return [(m, o, h, low, c, v, oi) for m, o, h, low, c, v, oi in rows]
