@@ -23,7 +23,14 @@ class SessionMissing(StopTheStart):
 
 
 class Transient(AlphaPandaError):
-    """A part we need is away (database, log, Temporal, Redis, broker). The caller waits and tries the same again."""
+    """A part we need is away (database, log, Temporal, Redis, broker). The caller waits and tries the same again.
+
+    `part` names it for health; empty: the message's first word does.
+    """
+
+    def __init__(self, message: str = "", *, part: str = "") -> None:
+        super().__init__(message)
+        self.part = part
 
 
 class Poison(AlphaPandaError):
@@ -59,4 +66,3 @@ class SessionExpired(NotPlaced):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, code="SESSION_EXPIRED", retryable=True)
-

@@ -1,0 +1,297 @@
+"""Reads topics for a service: one group for all brokers, one worker a partition, commits of what is finished and nothing else.
+
+A partition that waits never holds another. Nothing is lost: a record is committed only when it was handled or is in the DLQ.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import (
+    CommitFailedError,
+    GroupAuthorizationFailedError,
+    IllegalStateError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+)
+
+from core import logging, metrics
+from core.config import Settings
+from core.errors import StopTheStart, Transient
+from core.events import topics as names
+from core.health import HealthReporter
+from core.messaging import dlq, security
+from core.messaging.partition import Duties, PartitionWorker
+from core.messaging.producer import EventProducer
+from core.messaging.records import Handler, Record, record_of
+from core.waiting import Waiting, pause, pauses
+
+__all__ = ["ConsumerRunner", "Handler", "Record", "group_of"]
+
+GROUP_PREFIX = "alpha-panda."
+
+POLL_MS = 500
+FETCH_WAIT_MS = 100
+"""How long the log may sit on a fetch that found nothing; a partition that goes on after a pause waits for it."""
+
+COMMIT_EVERY_S = 0.1
+COMMIT_S = 5.0
+SESSION_MS = 6_000
+REBALANCE_MS = 30_000
+REVOKE_S = 10.0
+"""How long a rebalance waits for records in hand; well inside REBALANCE_MS."""
+
+CLOSE_S = 4.0
+WATCH_EVERY_S = 3.0
+
+log = logging.get(__name__)
+
+
+def group_of(service: str) -> str:
+    return f"{GROUP_PREFIX}{service}"
+
+
+class ConsumerRunner:
+    """Runs a service's handler over its topics. `ready` is set once partitions are assigned.
+
+    `from_latest`: a partition this group never committed begins at its end instead of its beginning.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        health: HealthReporter,
+        *,
+        service: str,
+        topics: Sequence[str],
+        handler: Handler,
+        producer: EventProducer,
+        from_latest: bool = False,
+        max_batch: int = 200,
+    ) -> None:
+        self.group = group_of(service)
+        self.ready = asyncio.Event()
+        self._settings = settings
+        self._service = service
+        self._topics = tuple(topics)
+        self._producer = producer
+        self._from_latest = from_latest
+        self._max_batch = max_batch
+        self._waiting = Waiting(health)
+        self._consumer: AIOKafkaConsumer | None = None
+        self._workers: dict[TopicPartition, PartitionWorker] = {}
+        self._dirty = asyncio.Event()
+        self._committing = asyncio.Lock()
+        self._failure: asyncio.Future[None] | None = None
+        self._duties = Duties(service, handler, self._bury, self._waiting, self._dirty.set, self._pressure)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Consume until `stop`. A log that goes away later is waited for.
+
+        Raises:
+            StopTheStart: the log does not answer at the start, refuses our user or group, or misses a topic (or its DLQ).
+        """
+        await security.check_log(self._settings, [*self._topics, *map(names.dlq, self._topics)])
+        for seconds in pauses():
+            try:
+                await self._session(stop)
+            except (TopicAuthorizationFailedError, GroupAuthorizationFailedError) as error:
+                raise StopTheStart(
+                    f"Kafka does not let group {self.group!r} read {', '.join(self._topics)}: {error}. `make up` sets the rights."
+                ) from error
+            except (KafkaError, OSError) as error:
+                log.warning("consumer starts anew", group=self.group, error=repr(error))
+                self._waiting.on(security.PART, f"Kafka connection lost: {error!r}", self.group)
+            if await pause(seconds, stop):
+                break
+        self._waiting.over(security.PART, self.group)
+
+    # One membership of the group -----------------------------------------------------------------------------
+
+    async def _session(self, stop: asyncio.Event) -> None:
+        consumer = AIOKafkaConsumer(
+            **security.client_options(self._settings),
+            client_id=self._service,
+            group_id=self.group,
+            enable_auto_commit=False,
+            auto_offset_reset="latest" if self._from_latest else "earliest",
+            partition_assignment_strategy=(RangePartitionAssignor,),
+            session_timeout_ms=SESSION_MS,
+            heartbeat_interval_ms=SESSION_MS // 3,
+            rebalance_timeout_ms=REBALANCE_MS,
+            request_timeout_ms=REBALANCE_MS + 5_000,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+        )
+        self._consumer = consumer
+        self._failure = asyncio.get_running_loop().create_future()
+        consumer.subscribe(self._topics, listener=_Listener(self))
+        tasks: list[asyncio.Future[Any]] = [
+            asyncio.create_task(self._read(consumer), name=f"{self.group} reads"),
+            asyncio.create_task(self._commit_as_it_goes(consumer), name=f"{self.group} commits"),
+            asyncio.create_task(self._watch(consumer), name=f"{self.group} watches"),
+            asyncio.create_task(stop.wait(), name="stop"),
+        ]
+        try:
+            done, _ = await asyncio.wait([*tasks, self._failure], return_when=asyncio.FIRST_COMPLETED)
+            for ended in done:
+                ended.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=1)
+            await self._leave(consumer)
+
+    async def _read(self, consumer: AIOKafkaConsumer) -> None:
+        await consumer.start()
+        while True:
+            # No task and no await between the fetch and the queues: a rebalance cannot come in between.
+            batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=self._max_batch)
+            for partition, messages in batches.items():
+                self._worker(partition).put([record_of(message) for message in messages])
+
+    def _worker(self, partition: TopicPartition) -> PartitionWorker:
+        worker = self._workers.get(partition)
+        if worker is None:
+            worker = PartitionWorker(partition, self._duties)
+            worker.task.add_done_callback(self._worker_ended)
+            self._workers[partition] = worker
+        return worker
+
+    def _worker_ended(self, task: asyncio.Task[None]) -> None:
+        """A worker that dies of its own error must not leave its partition silent."""
+        if task.cancelled() or task.exception() is None:
+            return
+        if self._failure is not None and not self._failure.done():
+            self._failure.set_exception(task.exception() or RuntimeError("worker ended"))
+
+    def _pressure(self, worker: PartitionWorker) -> None:
+        """Pause or resume a worker's partition; aiokafka forgets pauses, but each assignment has new workers."""
+        if self._consumer is None or self._workers.get(worker.partition) is not worker:
+            return
+        with contextlib.suppress(IllegalStateError):  # the partition just left
+            if worker.wants_pause:
+                self._consumer.pause(worker.partition)
+            else:
+                self._consumer.resume(worker.partition)
+        metrics.partitions_waiting.labels(self._service).set(sum(each.held for each in self._workers.values()))
+
+    async def _bury(self, letter: dlq.DeadLetter) -> None:
+        await dlq.bury(self._producer, letter, self.group)
+
+    # Commits ---------------------------------------------------------------------------------------------------
+
+    async def _commit_as_it_goes(self, consumer: AIOKafkaConsumer) -> None:
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            with contextlib.suppress(Transient):  # the next progress or revoke commits it; health shows the log is away
+                await self._commit(consumer)
+            await asyncio.sleep(COMMIT_EVERY_S)
+
+    async def _commit(self, consumer: AIOKafkaConsumer) -> None:
+        """Commit each worker's finished offset.
+
+        Raises:
+            Transient: no answer within COMMIT_S.
+        """
+        async with self._committing:
+            due = [
+                worker
+                for worker in self._workers.values()
+                if worker.done != worker.committed and worker.done is not None
+            ]
+            offsets = {worker.partition: worker.done for worker in due}
+            if not offsets:
+                return
+            try:
+                async with asyncio.timeout(COMMIT_S):
+                    await consumer.commit(offsets)
+            except (CommitFailedError, IllegalStateError) as error:
+                # Someone else owns them now: what was not committed is read again there.
+                log.warning("commit refused: partitions moved", group=self.group, error=type(error).__name__)
+                for worker in due:
+                    worker.close()
+                return
+            except (KafkaError, TimeoutError) as error:
+                self._dirty.set()
+                raise Transient(f"Kafka did not take a commit: {type(error).__name__}", part=security.PART) from error
+            for worker in due:
+                worker.committed = offsets[worker.partition]
+
+    # Rebalance -------------------------------------------------------------------------------------------------
+
+    async def revoked(self) -> None:
+        """Finish the records in hand, commit, forget everything: the next assignment reads from the commits."""
+        workers = list(self._workers.values())
+        for worker in workers:
+            worker.close()
+        await asyncio.gather(*(worker.closed_within(REVOKE_S) for worker in workers))
+        if self._consumer is not None:
+            with contextlib.suppress(Transient):  # not committed: read again, which handlers must stand
+                await self._commit(self._consumer)
+        self._workers.clear()
+        metrics.partitions_waiting.labels(self._service).set(0)
+
+    async def assigned(self, partitions: set[TopicPartition]) -> None:
+        log.info(
+            "partitions assigned", group=self.group, partitions=sorted(f"{p.topic}[{p.partition}]" for p in partitions)
+        )
+        for partition in partitions:
+            self._worker(partition)
+        self._waiting.over(security.PART, self.group)
+        self.ready.set()
+
+    async def _leave(self, consumer: AIOKafkaConsumer) -> None:
+        workers = list(self._workers.values())
+        for worker in workers:
+            worker.close()
+        await asyncio.gather(*(worker.closed_within(CLOSE_S) for worker in workers))
+        with contextlib.suppress(Transient):
+            await self._commit(consumer)
+        self._workers.clear()
+        self._consumer = None
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await consumer.stop()
+        except TimeoutError:
+            # A member that cannot leave would keep its partitions and handle none of them: only the process's end frees them.
+            raise RuntimeError(f"consumer of {self.group} could not be closed within {CLOSE_S:.0f} s") from None
+
+    async def _watch(self, consumer: AIOKafkaConsumer) -> None:
+        """aiokafka waits silently while the log is away: ask it now and then, so that health can say so."""
+        await self.ready.wait()
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            try:
+                await security.probe(self._settings)
+            except (Transient, StopTheStart) as error:
+                self._waiting.on(security.PART, str(error), self.group)
+            else:
+                self._waiting.over(security.PART, self.group)
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    """aiokafka swallows what a listener raises; a failure here ends the session instead."""
+
+    def __init__(self, runner: ConsumerRunner) -> None:
+        self._runner = runner
+
+    async def on_partitions_revoked(self, revoked: Any) -> None:
+        await self._guard(self._runner.revoked())
+
+    async def on_partitions_assigned(self, assigned: Any) -> None:
+        await self._guard(self._runner.assigned(set(assigned)))
+
+    async def _guard(self, step: Any) -> None:
+        try:
+            await step
+        except Exception as error:
+            failure = self._runner._failure
+            if failure is not None and not failure.done():
+                failure.set_exception(error)
+            raise

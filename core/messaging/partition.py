@@ -1,0 +1,173 @@
+"""The worker of one partition: one record after the other, each until it is handled, dead in the DLQ, or someone else's.
+
+Never skips a record and never starts one after it was closed: what it has not finished is read again by the next owner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiokafka import TopicPartition
+
+from core import logging, metrics
+from core.errors import Poison, Transient
+from core.messaging.dlq import DeadLetter
+from core.messaging.records import Handler, Record
+from core.waiting import Waiting, part_of, pause, pauses
+
+FULL = 1000
+"""Records a worker holds before its partition is paused; it goes on at half of that."""
+
+MAX_ATTEMPTS = 3
+"""Tries of a record that fails for a reason we do not know."""
+
+YIELD_EVERY = 50
+"""Records after which a worker lets the others have the event loop."""
+
+log = logging.get(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Duties:
+    """What a worker is given: how to handle a record, how to bury one, whom to tell."""
+
+    service: str
+    handle: Handler
+    bury: Callable[[DeadLetter], Awaitable[None]]
+    waiting: Waiting
+    progressed: Callable[[], None]
+    pressure: Callable[[PartitionWorker], None]
+
+
+class PartitionWorker:
+    """`done` is the offset to commit: one past the last record that is finished; None before the first."""
+
+    def __init__(self, partition: TopicPartition, duties: Duties) -> None:
+        self.partition = partition
+        self.done: int | None = None
+        self.committed: int | None = None
+        self.held = False
+        self._name = f"{partition.topic}[{partition.partition}]"
+        self._duties = duties
+        self._queue: deque[Record] = deque()
+        self._arrived = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._full = False
+        self.task = asyncio.create_task(self._run(), name=f"worker {self._name}")
+
+    @property
+    def closed(self) -> bool:
+        return self._closing.is_set()
+
+    @property
+    def wants_pause(self) -> bool:
+        """Waiting for a part, or behind."""
+        return self.held or self._full
+
+    def put(self, records: list[Record]) -> None:
+        """Queue records in their order. A closed worker drops them: they were never committed."""
+        if self.closed:
+            return
+        self._queue.extend(records)
+        self._arrived.set()
+        if len(self._queue) >= FULL and not self._full:
+            self._full = True
+            self._duties.pressure(self)
+
+    def close(self) -> None:
+        """Start no other record. The one in hand is finished, or given up at its next wait for a part."""
+        self._closing.set()
+        self._queue.clear()
+        self._arrived.set()
+
+    async def closed_within(self, seconds: float) -> None:
+        """Wait for the record in hand; a handler that takes longer is cancelled, as if the process had died."""
+        done, _ = await asyncio.wait({self.task}, timeout=seconds)
+        if not done:
+            log.warning("handler cancelled: its partition is leaving", partition=self._name, after_s=seconds)
+            self.task.cancel()
+            await asyncio.wait({self.task}, timeout=1)
+        self._duties.waiting.gone(self._name)
+
+    async def _run(self) -> None:
+        consumed = metrics.events_consumed.labels(self._duties.service, self.partition.topic)
+        seconds = metrics.handler_seconds.labels(self._duties.service)
+        count = 0
+        while not self.closed:
+            if not self._queue:
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            record = self._queue.popleft()
+            began = time.perf_counter()
+            if not await self._finish(record):
+                return
+            seconds.observe(time.perf_counter() - began)
+            consumed.inc()
+            self.done = record.offset + 1
+            self._duties.progressed()
+            if self._full and len(self._queue) <= FULL // 2:
+                self._full = False
+                self._duties.pressure(self)
+            count += 1
+            if count % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+
+    async def _finish(self, record: Record) -> bool:
+        """Handle or bury. False: the partition was taken away first."""
+        attempts, unknown = 0, 0
+        waits = pauses()
+        while True:
+            attempts += 1
+            try:
+                await self._duties.handle(record)
+            except Transient as error:
+                if not await self._wait(error, next(waits)):
+                    return False
+                continue
+            except Poison as error:
+                letter = DeadLetter(record, error, error.stage, attempts)
+            except Exception as error:
+                unknown += 1
+                log.exception("handler failed", partition=self._name, offset=record.offset, attempt=unknown)
+                if unknown < MAX_ATTEMPTS:
+                    if await pause(0.1 * unknown, self._closing):
+                        return False
+                    continue
+                letter = DeadLetter(record, error, "handle", attempts)
+            else:
+                self._go_on()
+                return True
+            return await self._bury(letter)
+
+    async def _bury(self, letter: DeadLetter) -> bool:
+        for seconds in pauses():
+            try:
+                await self._duties.bury(letter)
+            except Exception as error:  # whatever it is: a dead letter that is not written must hold the partition
+                why = error if isinstance(error, Transient) else Transient(f"DLQ write failed: {error!r}", part="kafka")
+                if not await self._wait(why, seconds):
+                    return False
+                continue
+            break
+        self._go_on()
+        return True
+
+    async def _wait(self, error: Transient, seconds: float) -> bool:
+        """Hold the partition for this long. False: it was taken away."""
+        if not self.held:
+            self.held = True
+            self._duties.pressure(self)
+        self._duties.waiting.gone(self._name, but=part_of(error))
+        self._duties.waiting.on(part_of(error), str(error), self._name)
+        return not await pause(seconds, self._closing)
+
+    def _go_on(self) -> None:
+        if self.held:
+            self.held = False
+            self._duties.waiting.gone(self._name)
+            self._duties.pressure(self)

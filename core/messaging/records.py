@@ -1,0 +1,37 @@
+"""One message as it was read from the log. Bytes are never changed on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """`timestamp_ms`: Unix milliseconds, as the producer set it."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes
+    value: bytes
+    headers: dict[str, bytes]
+    timestamp_ms: int
+
+
+Handler = Callable[[Record], Awaitable[None]]
+"""Raise Poison: DLQ at once. Transient: the partition waits, the same record again. Any other error: a few tries, then DLQ."""
+
+
+def record_of(message: Any) -> Record:
+    """Ours from aiokafka's; a missing key or value reads as empty bytes."""
+    return Record(
+        topic=message.topic,
+        partition=message.partition,
+        offset=message.offset,
+        key=message.key or b"",
+        value=message.value or b"",
+        headers={name: value or b"" for name, value in message.headers},
+        timestamp_ms=message.timestamp,
+    )
