@@ -84,6 +84,12 @@ orders = _counter("orders_total", "Orders that reached a status", "broker", "sta
 order_step_seconds = _histogram("order_step_seconds", "Time one step of an order took", "broker", "step")
 open_orders = _gauge("open_orders", "Orders that are not at an end", "broker")
 
+# Paper exchange
+paper_orders_working = _gauge("paper_orders_working", "Orders the paper exchange holds that are not at an end")
+paper_fills = _counter("paper_fills_total", "Fills booked by the paper exchange")
+paper_ticks_unreadable = _counter("paper_ticks_unreadable_total", "Ticks the paper exchange could not decode")
+paper_hints_dropped = _counter("paper_hints_dropped_total", "Order hints dropped because the log was away too long")
+
 # People
 alerts = _counter("alerts_total", "Alerts raised", "kind")
 
