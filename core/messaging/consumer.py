@@ -241,10 +241,24 @@ class ConsumerRunner:
         log.info(
             "partitions assigned", group=self.group, partitions=sorted(f"{p.topic}[{p.partition}]" for p in partitions)
         )
-        for partition in partitions:
-            self._worker(partition)
+        workers = [self._worker(partition) for partition in partitions]
+        if self._from_latest:
+            await self._pin(workers)
         self._waiting.over(security.PART, self.group)
         self.ready.set()
+
+    async def _pin(self, workers: list[PartitionWorker]) -> None:
+        """Commit where each partition begins: else one that got nothing yet would begin at its new end after a rebalance."""
+        assert self._consumer is not None
+        for worker in workers:
+            try:
+                async with asyncio.timeout(COMMIT_S):
+                    position = await self._consumer.position(worker.partition)
+            except (KafkaError, IllegalStateError, TimeoutError) as error:
+                log.warning("begin not pinned", partition=str(worker.partition), error=repr(error))
+                return
+            worker.begins(position)
+        self._dirty.set()
 
     async def _leave(self, consumer: AIOKafkaConsumer) -> None:
         workers = list(self._workers.values())

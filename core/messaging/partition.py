@@ -57,6 +57,7 @@ class PartitionWorker:
         self._arrived = asyncio.Event()
         self._closing = asyncio.Event()
         self._full = False
+        self._begun = False
         self.task = asyncio.create_task(self._run(), name=f"worker {self._name}")
 
     @property
@@ -72,11 +73,17 @@ class PartitionWorker:
         """Queue records in their order. A closed worker drops them: they were never committed."""
         if self.closed:
             return
+        self._begun = True
         self._queue.extend(records)
         self._arrived.set()
         if len(self._queue) >= FULL and not self._full:
             self._full = True
             self._duties.pressure(self)
+
+    def begins(self, offset: int) -> None:
+        """Nothing before `offset` is ours. No effect once records came: then the position is past what is finished."""
+        if not self._begun and not self.closed:
+            self.done = offset
 
     def close(self) -> None:
         """Start no other record. The one in hand is finished, or given up at its next wait for a part."""

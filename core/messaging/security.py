@@ -11,7 +11,12 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.conn import create_conn
-from aiokafka.errors import AuthenticationFailedError, AuthenticationMethodNotSupported, KafkaError
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    AuthenticationMethodNotSupported,
+    KafkaError,
+    SaslAuthenticationFailed,
+)
 
 from core.config import Settings
 from core.errors import StopTheStart, Transient
@@ -23,6 +28,13 @@ PART = "kafka"
 """The log's name in health."""
 
 MECHANISM = "SCRAM-SHA-256"
+
+_REFUSED = (
+    AuthenticationFailedError,
+    AuthenticationMethodNotSupported,
+    SaslAuthenticationFailed,
+)
+
 CONNECT_S = 5.0
 
 PATIENCE_S = 20.0
@@ -60,7 +72,7 @@ async def probe(settings: Settings, broker: Broker | None = None) -> None:
                 sasl_plain_username=user,
                 sasl_plain_password=password,
             )
-    except (AuthenticationFailedError, AuthenticationMethodNotSupported) as error:
+    except _REFUSED as error:
         raise StopTheStart(
             f"Kafka at {settings.kafka_bootstrap} refuses the user {user!r}: its password in .env "
             f"(KAFKA_{user.upper()}_PASSWORD) is not the one Kafka has. `make up` sets Kafka's users from .env."
