@@ -13,10 +13,11 @@ from uuid import UUID
 from core import ids, logging
 from core.alerts import Alerts
 from core.clock import trading_day, utc_now
-from core.errors import Poison, Transient
+from core.errors import Poison, StopTheStart, Transient
 from core.events import topics
 from core.events.envelope import Envelope, EventType, decode, make
 from core.events.payloads import Tick
+from core.messaging import security
 from core.messaging.producer import EventProducer
 from core.messaging.reader import LogReader
 from core.messaging.records import Record
@@ -35,6 +36,7 @@ from streams.portfolio_views import Mark, Moment, pnl_views, position_view, snap
 
 LEASE = "portfolio"
 READ_S = 0.5
+WATCH_S = 3.0
 BEAT_S = 1.0
 """Marks move the read model and the snapshots of a position at most this often."""
 
@@ -66,16 +68,21 @@ async def _fold_all(ctx: ServiceContext) -> None:
     tasks = [
         asyncio.create_task(_guard(ctx, "marks", marks.run), name="marks"),
         asyncio.create_task(_say_started(ctx, list(ready.values())), name="ready"),
+        asyncio.create_task(_watch_log(ctx), name="log"),
     ]
     for broker, event in ready.items():
         portfolio = _runner(ctx, broker, marks, event)
         tasks.append(asyncio.create_task(_guard(ctx, f"{broker} portfolio", portfolio), name=f"{broker} portfolio"))
+    stopping = asyncio.create_task(ctx.stop.wait(), name="stop")
     try:
-        await ctx.stop.wait()
+        done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_EXCEPTION)
+        for ended in done:
+            ended.result()
+        await stopping
     finally:
-        for task in tasks:
+        for task in (*tasks, stopping):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, stopping, return_exceptions=True)
 
 
 def _runner(ctx: ServiceContext, broker: Broker, marks: Marks, ready: asyncio.Event) -> Callable[[], Awaitable[None]]:
@@ -88,11 +95,26 @@ async def _say_started(ctx: ServiceContext, ready: list[asyncio.Event]) -> None:
     ctx.health.started()
 
 
+async def _watch_log(ctx: ServiceContext) -> None:
+    """Reading finds nothing while the log is away: ask it now and then, so that health can say so."""
+    while not await pause(WATCH_S, ctx.stop):
+        with contextlib.suppress(Transient), ctx.waiting.mended(security.PART, "probe"):
+            await security.probe(ctx.settings)
+
+
 async def _guard(ctx: ServiceContext, name: str, work: Callable[[], Awaitable[None]]) -> None:
-    """Keep a task going: begin again after a fault, saying so, without touching the other tasks."""
+    """Keep a task going: begin again after a fault, saying so, without touching the other tasks.
+
+    Raises:
+        StopTheStart: the log is away or not as it must be, and this process has never worked yet.
+    """
     while not ctx.stop.is_set():
         try:
             await work()
+        except StopTheStart as error:
+            if not ctx.health.ready:
+                raise
+            ctx.waiting.on(name, str(error))
         except Transient as error:
             ctx.waiting.on(name, str(error))
         except Exception as error:
