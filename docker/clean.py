@@ -10,7 +10,16 @@ from docker.prerequisites import ROOT
 
 CONFIRMATION = "delete my data"
 
-REMADE = (".venv", ".tools", "build", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".import_linter_cache", ".hypothesis")
+REMADE = (
+    ".venv",
+    ".tools",
+    "build",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".pytest_cache",
+    ".import_linter_cache",
+    ".hypothesis",
+)
 
 
 class Refused(Exception):
@@ -65,4 +74,6 @@ def clean(folder: Path, *, data: bool) -> None:
                 _remove(cache)
     if data:
         _remove(folder / "var")
-    print(f"Removed {'installed files, caches and all data' if data else 'installed files and caches; data and .env stay'}.")
+    print(
+        f"Removed {'installed files, caches and all data' if data else 'installed files and caches; data and .env stay'}."
+    )

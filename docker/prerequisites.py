@@ -101,7 +101,10 @@ def docker_reason() -> str:
     """Why Docker cannot be used here; empty when it can (engine answers, compose is there)."""
     if shutil.which("docker") is None:
         return "the command `docker` is not installed"
-    for words, what in ((("docker", "info"), "the Docker engine"), (("docker", "compose", "version"), "`docker compose`")):
+    for words, what in (
+        (("docker", "info"), "the Docker engine"),
+        (("docker", "compose", "version"), "`docker compose`"),
+    ):
         try:
             done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=20)
         except subprocess.TimeoutExpired:
@@ -234,7 +237,9 @@ def _ports(found: Findings, folder: Path, wanted: dict[str, int]) -> None:
         if pid is not None and _is_ours(pid, folder):
             continue
         who = f"{_name_of(pid)} (process {pid})" if pid is not None else "another user's process"
-        found.other.append(f"Port {port} ({name}) is taken by {who}: stop it, or choose another with {name}=... in .env")
+        found.other.append(
+            f"Port {port} ({name}) is taken by {who}: stop it, or choose another with {name}=... in .env"
+        )
 
 
 def _disk(found: Findings, folder: Path, installed: bool) -> None:

@@ -28,7 +28,10 @@ MAX_SOCKET_PATH = 100
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One process under the supervisor. `stop_wait` is seconds between the stop signal and SIGKILL."""
+    """One process under the supervisor. `stop_wait` is seconds between the stop signal and SIGKILL.
+
+    One that ends within `settle` seconds of its start is started again a little later each time, else at once.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -36,6 +39,7 @@ class Program:
     env: dict[str, str] = field(default_factory=dict)
     stop_signal: str = "TERM"
     stop_wait: int = 12
+    settle: int = 1
     autostart: bool = False
 
 

@@ -28,7 +28,7 @@ DRAIN_S = 25.0
 
 def service_programs(services: Iterable[ServiceSpec]) -> list[Program]:
     command = str(VENV_BIN / "alpha-panda")
-    return [Program(name=row.name, command=(command, "service", row.name)) for row in services]
+    return [Program(name=row.name, command=(command, "service", row.name), settle=5) for row in services]
 
 
 class NativeStack:

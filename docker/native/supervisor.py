@@ -54,7 +54,7 @@ environment={environment}
 priority={priority}
 autostart={autostart}
 autorestart=true
-startsecs=1
+startsecs={settle}
 startretries=1000000
 stopsignal={stop_signal}
 stopwaitsecs={stop_wait}
@@ -106,6 +106,7 @@ def configuration(layout: Layout, programs: Iterable[Program]) -> str:
             autostart=str(program.autostart).lower(),
             stop_signal=program.stop_signal,
             stop_wait=program.stop_wait,
+            settle=program.settle,
             log=_escape(layout.log_file(program.name)),
         )
     return text

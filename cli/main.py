@@ -1,0 +1,42 @@
+"""The `alpha-panda` command: one module a group of commands, each with `register(app)`, listed here by hand.
+
+Imports nothing heavy: commands import what they need when they run, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from cli import provision, service, setup, stack, status
+from core.errors import AlphaPandaError
+
+app = typer.Typer(
+    name="alpha-panda",
+    help="Algorithmic trading for your own Zerodha account: paper first, every order durable.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+MODULES = (stack, status, setup, provision, service)
+
+for module in MODULES:
+    module.register(app)
+
+
+def main() -> None:
+    """Run a command. What we know to go wrong is one clear message and exit code 1, never a traceback."""
+    try:
+        app()
+    except AlphaPandaError as error:
+        print(error, file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)  # the Temporal SDK may crash an interpreter that ends the usual way after an error
+
+
+if __name__ == "__main__":
+    main()

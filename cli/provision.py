@@ -1,0 +1,74 @@
+"""`alpha-panda provision` and `migrate`: make log, database and Temporal what the code expects. Idempotent."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from core.config import Settings
+
+
+def _nothing(text: str) -> None:
+    pass
+
+
+async def _database(settings: Settings) -> None:
+    from core.storage import roles
+    from core.storage.migrate import migrate
+    await roles.prepare(settings)
+    await migrate(settings)
+    await roles.grant(settings)
+    if importlib.util.find_spec("core.storage.seed"):
+        from core.storage.seed import seed
+
+        await seed(settings)
+
+
+async def provision(settings: Settings, say: Callable[[str], None] = _nothing) -> None:
+    """Topics, users and rights; roles, schema, grants and demo strategies; namespace and search attributes.
+
+    Raises:
+        StopTheStart: a part refuses; the message says which and why.
+    """
+    from core import temporal_provision
+    from core.messaging import provision as log
+
+    async def kafka() -> None:
+        created = await asyncio.to_thread(log.provision, settings)
+        say(f"{len(created)} topics created" if created else "topics there")
+
+    async def database() -> None:
+        await _database(settings)
+        say("schema migrated")
+
+    async def temporal() -> None:
+        await temporal_provision.provision(settings)
+        say("namespace there")
+
+    await asyncio.gather(kafka(), database(), temporal())
+
+
+def register(app: typer.Typer) -> None:
+    @app.command(name="provision")
+    def provision_command() -> None:
+        """Create topics, users, rights, schema, demo strategies and the Temporal namespace where missing."""
+        from core.config import settings
+        from docker.native import ready
+
+        asyncio.run(ready.wait(settings()))
+        asyncio.run(provision(settings(), print))
+        os._exit(0)  # the Temporal SDK sometimes crashes an interpreter that ends the usual way
+
+    @app.command()
+    def migrate() -> None:
+        """Bring the database schema to this code's version."""
+        from core.config import settings
+
+        asyncio.run(_database(settings()))
+        print("The schema is at this code's version.")
