@@ -14,6 +14,7 @@ from temporalio.api.namespace.v1 import NamespaceConfig
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
 from temporalio.api.workflowservice.v1 import (
     DescribeNamespaceRequest,
+    DescribeNamespaceResponse,
     RegisterNamespaceRequest,
     UpdateNamespaceRequest,
 )
@@ -53,12 +54,8 @@ async def provision(settings: Settings) -> None:
 async def _namespace(client: Client, name: str) -> None:
     service = client.workflow_service
     retention = Duration(seconds=RETENTION_S)
-    try:
-        found = await service.describe_namespace(DescribeNamespaceRequest(namespace=name))
-    except RPCError as error:
-        if error.status is not RPCStatusCode.NOT_FOUND:
-            raise
-    else:
+    found = await _describe(client, name)
+    if found is not None:
         if found.config.workflow_execution_retention_ttl.seconds < RETENTION_S:
             config = NamespaceConfig(workflow_execution_retention_ttl=retention)
             await service.update_namespace(UpdateNamespaceRequest(namespace=name, config=config))
@@ -72,6 +69,15 @@ async def _namespace(client: Client, name: str) -> None:
     except RPCError as error:
         if error.status is not RPCStatusCode.ALREADY_EXISTS:
             raise
+
+
+async def _describe(client: Client, name: str) -> DescribeNamespaceResponse | None:
+    try:
+        return await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=name))
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return None
+        raise
 
 
 async def _search_attributes(client: Client, name: str) -> None:

@@ -88,7 +88,7 @@ def _create_topics(admin: Any, settings: Settings) -> list[str]:
     missing = [row for row in wanted if row.name not in there]
     if missing:
         rows = [
-            NewTopic(row.name, num_partitions=row.partitions, replication_factor=1, config=row.config)
+            lib.NewTopic(row.name, num_partitions=row.partitions, replication_factor=1, config=row.config)
             for row in missing
         ]
         made = admin.create_topics(rows, operation_timeout=TIMEOUT_S)
