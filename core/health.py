@@ -26,6 +26,7 @@ class Health:
     pid: int
     at: float
     parts: dict[str, str] = field(default_factory=dict)
+    note: str = ""
 
 
 class HealthReporter:
@@ -35,6 +36,7 @@ class HealthReporter:
         self.service = service
         self._path = run_dir / "health" / f"{service}.json"
         self._parts: dict[str, str] = {"start": "starting"}
+        self._note = ""
 
     def started(self) -> None:
         self._parts["start"] = ""
@@ -46,6 +48,10 @@ class HealthReporter:
 
     def well(self, part: str) -> None:
         self._parts[part] = ""
+
+    def note(self, text: str) -> None:
+        """Something worth seeing that is no trouble ("standby"); empty for nothing."""
+        self._note = text
 
     @property
     def ready(self) -> bool:
@@ -60,6 +66,7 @@ class HealthReporter:
             "pid": os.getpid(),
             "at": time.time(),
             "parts": self._parts,
+            "note": self._note,
         }
         self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
@@ -86,6 +93,8 @@ def read_all(run_dir: Path) -> dict[str, Health]:
         except (OSError, ValueError, TypeError):
             continue  # being replaced this very moment; the next read sees it
         if time.time() - row.at > STALE_S:
-            row = Health(row.service, False, f"no heartbeat for {time.time() - row.at:.0f} s", row.pid, row.at, row.parts)
+            row = Health(
+                row.service, False, f"no heartbeat for {time.time() - row.at:.0f} s", row.pid, row.at, row.parts
+            )
         found[row.service] = row
     return found
