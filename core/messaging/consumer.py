@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from core import logging, metrics
+from core import logging, metrics, slots
 from core.config import Settings
 from core.errors import StopTheStart, Transient
 from core.events import topics as names
@@ -97,9 +98,16 @@ class ConsumerRunner:
             StopTheStart: the log does not answer at the start, refuses our user or group, or misses a topic (or its DLQ).
         """
         await security.check_log(self._settings, [*self._topics, *map(names.dlq, self._topics)])
+        member = slots.claim(self._settings.run_dir / "members", f"{self._service}.{socket.gethostname()}")
+        try:
+            await self._consume(member.name, stop)
+        finally:
+            member.release()
+
+    async def _consume(self, member: str, stop: asyncio.Event) -> None:
         for seconds in pauses():
             try:
-                await self._session(stop)
+                await self._session(member, stop)
             except (TopicAuthorizationFailedError, GroupAuthorizationFailedError) as error:
                 raise StopTheStart(
                     f"Kafka does not let group {self.group!r} read {', '.join(self._topics)}: {error}. `make up` sets the rights."
@@ -113,11 +121,12 @@ class ConsumerRunner:
 
     # One membership of the group -----------------------------------------------------------------------------
 
-    async def _session(self, stop: asyncio.Event) -> None:
+    async def _session(self, member: str, stop: asyncio.Event) -> None:
         consumer = AIOKafkaConsumer(
             **security.client_options(self._settings),
             client_id=self._service,
             group_id=self.group,
+            group_instance_id=member,  # a restart takes its partitions back at once; else they wait for SESSION_MS
             enable_auto_commit=False,
             auto_offset_reset="latest" if self._from_latest else "earliest",
             partition_assignment_strategy=(RangePartitionAssignor,),
