@@ -1,0 +1,222 @@
+"""The view tables of one broker: orders and timelines as the log tells them. Written by order-views, read by people's tools.
+
+Never reads the journal: what is here can be dropped and folded from the log again with the same result.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from core.errors import AlphaPandaError
+from core.events.envelope import Envelope
+from core.events.payloads import OrderEvent, OrderState, Signal, SignalRejected, SignalValidated
+from core.storage.db import transient
+from core.storage.models import ViewEventRow, ViewOrderRow, table_of
+from core.trading.types import OrderStatus
+
+ORDERS = table_of(ViewOrderRow)
+EVENTS = table_of(ViewEventRow)
+
+DECIDED = 0
+"""`order_seq` of an order that only its validated signal has told of."""
+
+
+class BadCursor(AlphaPandaError):
+    """The caller's page cursor is none of ours: begin again without it."""
+
+
+# writing ---------------------------------------------------------------------------------------------------------
+
+
+async def store(engine: AsyncEngine, envelope: Envelope) -> None:
+    """Store an event once by its id, and move its order's row if its `order_seq` is higher. Safe to repeat.
+
+    Raises:
+        Transient: the database is away.
+    """
+    data = envelope.data
+    async with transient("writing order views"), engine.begin() as connection:
+        await connection.execute(insert(EVENTS).values(**_event_row(envelope)).on_conflict_do_nothing())
+        if isinstance(data, OrderEvent):
+            await _apply(connection, data.order, data.order_seq)
+        elif isinstance(data, SignalValidated):
+            await _apply(connection, _pending(data), DECIDED)
+
+
+def _event_row(envelope: Envelope) -> dict[str, Any]:
+    data = envelope.data
+    signal_id: UUID | None = None
+    order_id: UUID | None = None
+    order_seq: int | None = None
+    if isinstance(data, OrderEvent):
+        signal_id, order_id, order_seq = data.order.signal_id, data.order.order_id, data.order_seq
+    elif isinstance(data, Signal):
+        signal_id = data.signal_id
+    elif isinstance(data, SignalValidated):
+        signal_id, order_id, order_seq = data.signal.signal_id, data.order_id, DECIDED
+    elif isinstance(data, SignalRejected):
+        signal_id = data.signal.signal_id
+    return {
+        "event_id": envelope.id,
+        "type": envelope.type.value,
+        "ts": envelope.ts,
+        "signal_id": signal_id,
+        "order_id": order_id,
+        "order_seq": order_seq,
+        "correlation_id": envelope.correlation_id,
+        "data": data.model_dump(mode="json"),
+    }
+
+
+def _pending(decision: SignalValidated) -> OrderState:
+    """The order a validated signal becomes, before any step of its own is on the log."""
+    signal = decision.signal
+    return OrderState(
+        **signal.model_dump(include=set(OrderState.model_fields) & set(Signal.model_fields)),
+        order_id=decision.order_id,
+        account=decision.account,
+        target=decision.target,
+        status=OrderStatus.PENDING,
+        filled_quantity=0,
+        average_price=None,
+        broker_order_id=None,
+        send_no=1,
+        created_at=decision.decided_at,
+        updated_at=decision.decided_at,
+        realized_pnl=0,
+        charges=0,
+    )
+
+
+async def _apply(connection: AsyncConnection, order: OrderState, order_seq: int) -> None:
+    values = {
+        "order_id": order.order_id,
+        "signal_id": order.signal_id,
+        "strategy_id": order.strategy_id,
+        "instance": order.instance,
+        "instrument": order.instrument,
+        "side": order.side.value,
+        "status": order.status.value,
+        "order_seq": order_seq,
+        "state": order.model_dump(mode="json"),
+        "created_at": order.created_at,
+        "updated_at": order.updated_at,
+    }
+    statement = insert(ViewOrderRow).values(**values)
+    newer = {name: statement.excluded[name] for name in values if name not in {"order_id", "created_at"}}
+    await connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["order_id"],
+            set_=newer,
+            where=ViewOrderRow.order_seq < statement.excluded.order_seq,
+        )
+    )
+
+
+# reading ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OrderFilter:
+    """None = any. `since` is the earliest creation time (UTC)."""
+
+    statuses: Sequence[OrderStatus] = ()
+    strategy_id: str | None = None
+    instrument: str | None = None
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where the next page begins: after this order, newest first."""
+
+    created_at: datetime
+    order_id: UUID
+
+    def encode(self) -> str:
+        return base64.urlsafe_b64encode(f"{self.created_at.isoformat()}|{self.order_id}".encode()).decode().rstrip("=")
+
+    @staticmethod
+    def decode(text: str) -> Cursor:
+        """Raises BadCursor."""
+        try:
+            moment, _, order_id = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode().partition("|")
+            created_at = datetime.fromisoformat(moment)
+            if created_at.tzinfo is None:
+                raise ValueError("a cursor's time has a zone")
+            return Cursor(created_at, UUID(order_id))
+        except ValueError as error:
+            raise BadCursor(f"not a cursor of this list: {text!r}; begin again without one") from error
+
+
+async def list_orders(
+    engine: AsyncEngine, wanted: OrderFilter, *, after: Cursor | None = None, limit: int = 50
+) -> list[OrderState]:
+    """Orders newest first. Raises Transient while the database is away."""
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.statuses:
+        conditions.append(ORDERS.c.status.in_([status.value for status in wanted.statuses]))
+    if wanted.strategy_id:
+        conditions.append(ORDERS.c.strategy_id == wanted.strategy_id)
+    if wanted.instrument:
+        conditions.append(ORDERS.c.instrument == wanted.instrument)
+    if wanted.since:
+        conditions.append(ORDERS.c.created_at >= wanted.since)
+    if after:
+        conditions.append(tuple_(ORDERS.c.created_at, ORDERS.c.order_id) < tuple_(after.created_at, after.order_id))
+    query = (
+        select(ORDERS.c.state)
+        .where(and_(True, *conditions))
+        .order_by(ORDERS.c.created_at.desc(), ORDERS.c.order_id.desc())
+        .limit(limit)
+    )
+    async with transient("reading orders"), engine.connect() as connection:
+        return [OrderState.model_validate(state) for state in (await connection.execute(query)).scalars()]
+
+
+async def count_by_status(engine: AsyncEngine) -> dict[str, int]:
+    """How many orders stand at each status. Raises Transient."""
+    query = select(ORDERS.c.status, func.count().label("orders")).group_by(ORDERS.c.status)
+    async with transient("counting orders"), engine.connect() as connection:
+        return {row.status: row.orders for row in await connection.execute(query)}
+
+
+async def find_order(engine: AsyncEngine, order_id: UUID) -> OrderState | None:
+    """Raises Transient while the database is away."""
+    async with transient("reading an order"), engine.connect() as connection:
+        state = await connection.scalar(select(ORDERS.c.state).where(ORDERS.c.order_id == order_id))
+    return OrderState.model_validate(state) if state is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """One event of a timeline; `data` is its payload as JSON."""
+
+    event_id: UUID
+    type: str
+    ts: datetime
+    order_seq: int | None
+    correlation_id: UUID
+    data: dict[str, Any]
+
+
+async def timeline(engine: AsyncEngine, order: OrderState) -> list[StoredEvent]:
+    """Signal, decision, then the order's own steps by `order_seq`. Raises Transient."""
+    query = (
+        select(EVENTS)
+        .where(or_(EVENTS.c.order_id == order.order_id, EVENTS.c.signal_id == order.signal_id))
+        .order_by(EVENTS.c.order_seq.asc().nulls_first(), EVENTS.c.ts, EVENTS.c.event_id)
+    )
+    async with transient("reading a timeline"), engine.connect() as connection:
+        rows = (await connection.execute(query)).mappings().all()
+    names = ("event_id", "type", "ts", "order_seq", "correlation_id", "data")
+    return [StoredEvent(**{name: row[name] for name in names}) for row in rows]
