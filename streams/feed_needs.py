@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Select, distinct, select
+from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from core.errors import StopTheStart
@@ -46,8 +46,8 @@ async def read_needs(config: AsyncEngine, journals: Mapping[Broker, AsyncEngine]
     """
     held: list[Need] = []
     for broker, engine in journals.items():
-        positions = select(distinct(PositionRow.instrument)).where(PositionRow.quantity != 0)
-        orders = select(distinct(OrderRow.instrument)).where(OrderRow.ended_at.is_(None))
+        positions = select(PositionRow.instrument).distinct().where(PositionRow.quantity != 0)
+        orders = select(OrderRow.instrument).distinct().where(OrderRow.ended_at.is_(None))
         held += [Need(name, f"positions of {broker}", False) for name in await _names(engine, positions)]
         held += [Need(name, f"open orders of {broker}", False) for name in await _names(engine, orders)]
     held.sort(key=lambda need: need.who.startswith("open orders"))
