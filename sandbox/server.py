@@ -168,7 +168,9 @@ async def _keep_house(sandbox: Sandbox) -> None:
 
 
 def _bind(config: SandboxConfig) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET, socket.SOCK_STREAM)
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    # asyncio switches Nagle's delay off only where the protocol is named; without it every answer takes 40 ms more.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((config.host, config.port))
