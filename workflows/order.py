@@ -12,7 +12,7 @@ from typing import Any
 
 from temporalio import workflow
 from temporalio.common import Priority, RetryPolicy
-from temporalio.exceptions import ActivityError
+from temporalio.exceptions import FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from core import order_work as work
@@ -225,7 +225,9 @@ class OrderWorkflow:
                 retry_policy=RetryPolicy(maximum_attempts=1),
                 summary="publish events",
             )
-        except ActivityError:
+        except FailureError as error:  # a local activity surfaces its cause, without the ActivityError around it
+            if is_cancelled_exception(error):
+                raise
             self.behind = asyncio.create_task(self._publish_patiently())
 
     async def _publish_patiently(self) -> None:

@@ -1,0 +1,164 @@
+"""What the order's workflow decides, one ending after the other; each history is replayed against the code at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from temporalio.client import WorkflowHandle
+from temporalio.common import WorkflowIDReusePolicy
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Replayer
+
+from core import order_work
+from core.order_work import BrokerHint, OrderInput, OrderView
+from core.routing import urgent_queue
+from core.trading.types import Broker, Intent, OrderStatus
+from tests.workflows.conftest import FakeWorld, desk, make_input, view
+from workflows.order import OrderWorkflow
+
+HINT = BrokerHint(status="COMPLETE", source="test")
+
+
+async def ending(temporal: WorkflowEnvironment, world: FakeWorld, order: OrderInput | None = None) -> OrderView:
+    """Run one order to its end, then replay its history."""
+    async with desk(temporal, world) as at:
+        handle = await at.start(order or make_input())
+        result = await handle.result()
+        await replay(handle)
+        return result
+
+
+async def replay(handle: WorkflowHandle[Any, Any]) -> None:
+    replayer = Replayer(workflows=[OrderWorkflow], data_converter=pydantic_data_converter)
+    await replayer.replay_workflow(await handle.fetch_history())
+
+
+async def test_an_order_is_sent_followed_and_filled_by_a_fallback_look(temporal: WorkflowEnvironment) -> None:
+    world = FakeWorld(
+        place=[view(OrderStatus.SUBMITTED)],
+        look=[view(OrderStatus.ACKED), view(OrderStatus.PARTIALLY_FILLED, filled_quantity=20), view(OrderStatus.FILLED)],
+    )
+    result = await ending(temporal, world)
+    assert result.status is OrderStatus.FILLED
+    assert (world.count("place"), world.count("look")) == (1, 3)
+    assert world.count("publish") == 4
+
+
+async def test_hints_lead_to_looks_and_doubled_hints_to_nothing_more(temporal: WorkflowEnvironment) -> None:
+    world = FakeWorld(place=[view(OrderStatus.SUBMITTED)], look=[view(OrderStatus.FILLED)])
+    async with desk(temporal, world) as at:
+        with temporal.auto_time_skipping_disabled():
+            handle = await at.start(make_input())
+            for _ in range(3):
+                await handle.signal(order_work.HINT, HINT)
+            assert (await handle.result()).status is OrderStatus.FILLED
+    assert world.count("look") == 1
+
+
+async def test_a_refusal_ends_in_rejected_without_a_look(temporal: WorkflowEnvironment) -> None:
+    world = FakeWorld(place=[view(OrderStatus.REJECTED, reason="INPUT: tick size")], look=[view(OrderStatus.ACKED)])
+    assert (await ending(temporal, world)).status is OrderStatus.REJECTED
+    assert world.count("look") == 0
+
+
+async def test_not_placed_is_retried_by_temporal_until_the_entry_expires(temporal: WorkflowEnvironment) -> None:
+    again = ApplicationError("429: Too many requests", type="RATE_LIMITED")
+    world = FakeWorld(place=[again, again, view(OrderStatus.EXPIRED, reason="too old")], look=[])
+    assert (await ending(temporal, world)).status is OrderStatus.EXPIRED
+    assert world.count("place") == 3
+
+
+async def test_an_unknown_outcome_is_resolved_by_look_up_and_never_sent_again(temporal: WorkflowEnvironment) -> None:
+    world = FakeWorld(
+        place=[view(OrderStatus.UNKNOWN)],
+        look_up=[view(OrderStatus.UNKNOWN, evidence="1 healthy book"), view(OrderStatus.ACKED)],
+        look=[view(OrderStatus.FILLED)],
+    )
+    assert (await ending(temporal, world)).status is OrderStatus.FILLED
+    assert (world.count("place"), world.count("look_up")) == (1, 2)
+    assert world.count("alert order_unknown") == 1
+
+
+async def test_an_entry_proven_absent_expires(temporal: WorkflowEnvironment) -> None:
+    world = FakeWorld(
+        place=[view(OrderStatus.UNKNOWN)],
+        look_up=[view(OrderStatus.UNKNOWN)] * 5 + [view(OrderStatus.EXPIRED, reason="never reached the broker")],
+    )
+    assert (await ending(temporal, world)).status is OrderStatus.EXPIRED
+    assert world.count("place") == 1
+
+
+async def test_an_exit_proven_absent_opens_its_next_send(temporal: WorkflowEnvironment) -> None:
+    world = FakeWorld(
+        place=[view(OrderStatus.UNKNOWN), view(OrderStatus.SUBMITTED, send_no=2)],
+        look_up=[view(OrderStatus.PENDING, send_no=2)],
+        look=[view(OrderStatus.FILLED, send_no=2)],
+    )
+    result = await ending(temporal, world, make_input(intent=Intent.EXIT))
+    assert result.status is OrderStatus.FILLED
+    assert [place.send_no for name, place in world.calls if name == "place"] == [1, 2]
+    assert {queue for name, queue in world.queues if name == "place"} == {urgent_queue(Broker.PAPER)}
+
+
+async def test_an_exit_that_ends_short_of_its_goal_is_alerted(temporal: WorkflowEnvironment) -> None:
+    world = FakeWorld(
+        place=[view(OrderStatus.SUBMITTED)],
+        look=[view(OrderStatus.CANCELLED, filled_quantity=20, short=True, reason="cancelled in the app")],
+    )
+    result = await ending(temporal, world, make_input(intent=Intent.EXIT))
+    assert result.status is OrderStatus.CANCELLED
+    assert world.count("alert exit_short") == 1
+
+
+async def test_a_cancel_at_the_broker_ends_the_order(temporal: WorkflowEnvironment) -> None:
+    world = FakeWorld(
+        place=[view(OrderStatus.SUBMITTED)], look=[view(OrderStatus.ACKED), view(OrderStatus.CANCELLED, filled_quantity=10)]
+    )
+    assert (await ending(temporal, world)).filled_quantity == 10
+
+
+async def test_an_unresolved_order_waits_for_evidence_and_is_alerted(temporal: WorkflowEnvironment) -> None:
+    world = FakeWorld(
+        place=[view(OrderStatus.UNKNOWN)],
+        look_up=[view(OrderStatus.UNRESOLVED, reason="the day is over"), view(OrderStatus.ACKED)],
+        look=[view(OrderStatus.FILLED)],
+    )
+    assert (await ending(temporal, world)).status is OrderStatus.FILLED
+    assert world.count("alert order_unresolved") == 1
+
+
+async def test_a_log_that_is_away_delays_news_not_the_order(temporal: WorkflowEnvironment) -> None:
+    world = FakeWorld(
+        place=[view(OrderStatus.SUBMITTED)], look=[view(OrderStatus.ACKED), view(OrderStatus.FILLED)], publish_fails=5
+    )
+    assert (await ending(temporal, world)).status is OrderStatus.FILLED
+    assert world.calls[-1][0] == "publish"
+    assert world.publish_fails == 0
+
+
+async def test_a_day_of_fallback_looks_stays_within_one_history(temporal: WorkflowEnvironment) -> None:
+    world = FakeWorld(place=[view(OrderStatus.SUBMITTED)], look=[view(OrderStatus.ACKED)] * 375 + [view(OrderStatus.FILLED)])
+    assert (await ending(temporal, world)).status is OrderStatus.FILLED
+
+
+async def test_starting_the_same_order_twice_is_refused_even_after_its_end(temporal: WorkflowEnvironment) -> None:
+    world = FakeWorld(place=[view(OrderStatus.REJECTED)])
+    order = make_input()
+    async with desk(temporal, world) as at:
+        first = await at.start(order)
+        await first.result()
+        try:
+            await temporal.client.start_workflow(
+                order_work.ORDER_WORKFLOW,
+                order,
+                id=first.id,
+                task_queue="orders-paper",
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+            )
+        except Exception as error:
+            assert type(error).__name__ == "WorkflowAlreadyStartedError"
+        else:
+            raise AssertionError("a second run of one order was started")
+    assert world.count("place") == 1
