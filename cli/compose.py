@@ -79,10 +79,8 @@ def containers(settings: Settings) -> list[dict[str, Any]]:
 def all_healthy(settings: Settings) -> bool:
     rows = containers(settings)
     return bool(rows) and all(
-        (row["State"] == "running"
-        and row.get("Health") in {"", "healthy"})
-        or (row["State"] == "exited"
-        and row["ExitCode"] == 0)
+        (row["State"] == "running" and row.get("Health") in {"", "healthy"})
+        or (row["State"] == "exited" and row["ExitCode"] == 0)
         for row in rows
     )
 

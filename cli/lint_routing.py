@@ -83,7 +83,11 @@ def _calls(node: ast.Call) -> Iterator[Naming]:
     if function not in NAMING_FUNCTIONS:
         return
     for argument in (*node.args, *(keyword.value for keyword in node.keywords)):
-        if isinstance(argument, ast.Attribute) and isinstance(argument.value, ast.Name) and argument.value.id == "Broker":
+        if (
+            isinstance(argument, ast.Attribute)
+            and isinstance(argument.value, ast.Name)
+            and argument.value.id == "Broker"
+        ):
             yield Naming(argument.attr.lower(), node.lineno, ast.unparse(node))
 
 
@@ -93,7 +97,9 @@ def check(path: Path, shown: str) -> list[str]:
     if len({row.broker for row in found}) < 2:
         return []
     lines = "".join(f"\n    line {row.line}: {row.text[:80]!r}" for row in found)
-    return [f"{shown} spells names of more than one broker: use core/routing.py and core/events/topics.py instead.{lines}"]
+    return [
+        f"{shown} spells names of more than one broker: use core/routing.py and core/events/topics.py instead.{lines}"
+    ]
 
 
 def main() -> int:

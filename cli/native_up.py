@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import defaultdict
 from collections.abc import Iterable
 
 from cli import checks, record
@@ -20,6 +21,8 @@ from core.services import names, services
 from docker.native.layout import Layout
 from docker.native.stack import INFRA, NativeStack
 from docker.native.supervisor import ALIVE, Part, tail
+
+CRASHES = 3
 
 READY_S = 120.0
 """How long all services together may take to become ready on a slow machine."""
@@ -36,11 +39,11 @@ def up(settings: Settings) -> bool:
     """
     stack = NativeStack(settings, services(settings))
     last = record.read(stack.layout.up_record)
-    now = record.Record("native", record.code_hash(settings.home), stack.fingerprint())
-    if stack.running and last == now and _all_well(stack, settings):
+    now = record.Record("native", record.code_hash(settings.home))
+    if last == now and not stack.outdated() and _all_well(stack, settings):
         return False
     fresh = not stack.running
-    if not fresh and (last is None or last.programs != now.programs):
+    if stack.outdated():
         with step("Stopping the stack: its settings changed") as shown:
             stack.stop(shown.say)
     _infra(stack)
@@ -92,20 +95,31 @@ def _services(stack: NativeStack, settings: Settings) -> None:
         began = time.time()
         stack.start_services()
         end = time.monotonic() + READY_S
-        while True:
-            waiting = not_ready(stack, settings, wanted)
-            if not waiting:
-                break
-            ready = len(wanted) - len(waiting)
+        pids: dict[str, set[int]] = defaultdict(set)
+        while waiting := not_ready(stack, settings, wanted):
             first = next(iter(waiting))
-            shown.say(f"{ready} of {len(wanted)} ready; waiting for {first} ({waiting[first]})")
-            refused = {name: why for name in waiting if (why := _refusal(stack.layout, name, began))}
-            if refused:
-                raise StopTheStart(_explain_refusal(refused))
+            shown.say(f"{len(wanted) - len(waiting)} of {len(wanted)} ready; waiting for {first} ({waiting[first]})")
+            for name, part in stack.parts().items():
+                pids[name] |= {part.pid} - {0}
+            _give_up(stack, waiting, pids, began)
             if time.monotonic() > end:
-                raise StopTheStart(_explain_late(stack, waiting))
+                raise StopTheStart(_explain(stack, f"Not ready after {READY_S:.0f} s", waiting))
             time.sleep(0.2)
         shown.say(f"{len(wanted)} of {len(wanted)} ready")
+
+
+def _give_up(stack: NativeStack, waiting: dict[str, str], pids: dict[str, set[int]], began: float) -> None:
+    """Stop waiting where waiting cannot help: a service refused to start, or crashes again and again.
+
+    Raises:
+        StopTheStart: with the reason.
+    """
+    refused = {name: why for name in waiting if (why := _refusal(stack.layout, name, began))}
+    if refused:
+        raise StopTheStart(_explain_refusal(refused))
+    crashing = {name: why for name, why in waiting.items() if len(pids[name]) > CRASHES}
+    if crashing:
+        raise StopTheStart(_explain(stack, f"Crashed {CRASHES} times", crashing))
 
 
 def not_ready(stack: NativeStack, settings: Settings, wanted: Iterable[str]) -> dict[str, str]:
@@ -156,10 +170,13 @@ def _explain_refusal(refused: dict[str, str]) -> str:
     )
 
 
-def _explain_late(stack: NativeStack, waiting: dict[str, str]) -> str:
-    lines = [f"Not ready after {READY_S:.0f} s:"]
+def _explain(stack: NativeStack, what: str, waiting: dict[str, str]) -> str:
+    """What is wrong with these services; the logs of three of them, dead ones first."""
+    lines = [f"{what}:"]
     lines += [f"  {name}: {why}" for name, why in waiting.items()]
-    lines += [stack.explain(name) for name in list(waiting)[:3]]
+    parts = stack.parts()
+    dead_first = sorted(waiting, key=lambda name: name in parts and parts[name].pid != 0)
+    lines += [stack.explain(name) for name in dead_first[:3]]
     lines.append(
         "See `make status` and `make logs SERVICE=...`; `make up` again goes on waiting, `make down` stops all."
     )

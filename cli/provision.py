@@ -21,6 +21,7 @@ def _nothing(text: str) -> None:
 async def _database(settings: Settings) -> None:
     from core.storage import roles
     from core.storage.migrate import migrate
+
     await roles.prepare(settings)
     await migrate(settings)
     await roles.grant(settings)

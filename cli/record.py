@@ -19,11 +19,10 @@ PACKAGES = ("core", "strategies", "streams", "workflows", "activities", "api", "
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """`stack` is native or docker, `code` the hash of our code and `.env`, `programs` that of the stack's own settings."""
+    """`stack` is native or docker, `code` the hash of our code and `.env`."""
 
     stack: str
     code: str
-    programs: str = ""
 
 
 def code_hash(home: Path) -> str:

@@ -9,7 +9,7 @@ import typer
 from core.errors import StopTheStart
 
 SHARED = {
-    "sandbox": "sandbox.service",
+    "sandbox": "cli.sandbox_service",
     "market-feed": "streams.market_feed",
     "strategy-runner": "streams.strategy_runner",
     "risk-manager": "streams.risk_manager",

@@ -38,8 +38,8 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 log.index.size.max.bytes=2097152
-# A broker restarted after kill -9 waits for its own old session to expire: 4 s with these, 12 s without.
-broker.session.timeout.ms=2000
+# A broker restarted after kill -9 waits for its own old session to expire: 5 s with these, 12 s without.
+broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=300
 controller.quorum.election.timeout.ms=500
 controller.quorum.fetch.timeout.ms=1000

@@ -71,6 +71,11 @@ class Layout:
         return self.run / "up.json"
 
     @property
+    def programs_mark(self) -> Path:
+        """Fingerprint of the programs the running supervisor was started with."""
+        return self.run / "programs"
+
+    @property
     def socket(self) -> Path:
         """The supervisor's control socket; in a private temporary folder where the path is too long."""
         here = self.run / "supervisor.sock"

@@ -97,7 +97,7 @@ class NotReady(StopTheStart):
         self.part = part
 
 
-async def wait(settings: Settings, on_ready: Callable[[str], None] = lambda name: None, timeout: float = 60) -> None:
+async def wait(settings: Settings, on_ready: Callable[[str], None] = lambda name: None, timeout: float = 120) -> None:
     """Return when all four parts answer; `on_ready` hears each one's name as it comes.
 
     Raises:

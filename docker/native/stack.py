@@ -66,11 +66,18 @@ class NativeStack:
     def running(self) -> bool:
         return self.supervisor.pid() is not None
 
+    def outdated(self) -> bool:
+        """Whether the running supervisor's programs are not those of these settings any more."""
+        try:
+            return self.running and self.layout.programs_mark.read_text() != self.fingerprint()
+        except OSError:
+            return True
+
     def infra_running(self) -> bool:
         parts = self.supervisor.parts()
         return all(name in parts and parts[name].state == RUNNING for name in INFRA)
 
-    def start_infra(self, on_ready: Callable[[str], None] = lambda name: None, timeout: float = 60) -> None:
+    def start_infra(self, on_ready: Callable[[str], None] = lambda name: None, timeout: float = 120) -> None:
         """Start the four parts that are not ours and wait until each answers.
 
         Raises:
@@ -81,6 +88,7 @@ class NativeStack:
             for stale in (self.layout.run / "health").glob("*.json"):
                 stale.unlink(missing_ok=True)
             self.supervisor.start([*self._prepare(), *self.services])
+            self.layout.programs_mark.write_text(self.fingerprint())
         else:
             down = [name for name, part in self.supervisor.parts().items() if name in INFRA and part.state not in ALIVE]
             self.supervisor.start_parts(down)

@@ -1,0 +1,43 @@
+"""Fixtures for all tests, split by concern in tests/fixtures. Tests marked `stack` or `e2e` get the test stack by themselves."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from tests.fixtures.stack import isolate
+
+isolate()
+
+pytest_plugins = ["tests.fixtures.stack"]
+
+_exit_status = 0
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marked tests use the fixture `stack` without naming it; benchmarks run only when asked for (`-m bench`)."""
+    for item in items:
+        marked = item.get_closest_marker("stack") or item.get_closest_marker("e2e")
+        if isinstance(item, pytest.Function) and marked and "stack" not in item.fixturenames:
+            item.fixturenames.insert(0, "stack")
+    if "bench" not in str(config.option.markexpr):
+        left_out = [item for item in items if item.get_closest_marker("bench")]
+        items[:] = [item for item in items if not item.get_closest_marker("bench")]
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    global _exit_status
+    _exit_status = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """End at once: the Temporal SDK's runtime may crash the interpreter's own shutdown, after all tests have passed."""
+    if "temporalio" in sys.modules:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_exit_status)
