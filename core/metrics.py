@@ -82,6 +82,7 @@ decision_seconds = _histogram("decision_seconds", "From a signal read to its dec
 # Orders
 orders = _counter("orders_total", "Orders that reached a status", "broker", "status")
 order_step_seconds = _histogram("order_step_seconds", "Time one step of an order took", "broker", "step")
+orders_by_status = _gauge("orders_by_status", "Orders in the views, by their present status", "broker", "status")
 open_orders = _gauge("open_orders", "Orders that are not at an end", "broker")
 
 # Paper exchange

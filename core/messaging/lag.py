@@ -71,6 +71,19 @@ async def dlq_depth(settings: Settings) -> dict[str, int]:
     return depth
 
 
+async def end_offsets(settings: Settings, names: list[str]) -> dict[str, dict[int, int]]:
+    """One past the last record of every partition of these topics. Topics the log lacks are left out.
+
+    Raises:
+        Transient: the log is away.
+    """
+    _, end = await _bounds(settings, names)
+    found: dict[str, dict[int, int]] = defaultdict(dict)
+    for partition, offset in end.items():
+        found[partition.topic][partition.partition] = offset
+    return dict(found)
+
+
 async def _committed(settings: Settings) -> dict[str, dict[TopicPartition, int]]:
     admin = AIOKafkaAdminClient(**security.client_options(settings), request_timeout_ms=int(ASK_S * 1000))
     try:

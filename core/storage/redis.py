@@ -5,6 +5,7 @@ Keys carry the broker's prefix from core/routing.py. The portfolio service alone
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -231,3 +232,15 @@ class PortfolioStore:
 def _topic_partition(name: str) -> tuple[str, int]:
     topic, _, partition = name.rpartition(":")
     return topic, int(partition)
+
+
+def strategies_key(broker: Broker) -> str:
+    """The hash in which strategy-runner says what each of a broker's instances is doing: instance → JSON."""
+    return f"{redis_prefix(broker)}strategies"
+
+
+async def read_strategies(connection: Redis, broker: Broker) -> dict[str, dict[str, Any]]:
+    """What strategy-runner last said of a broker's instances, by name; empty when it said nothing. Raises Transient."""
+    async with away("reading strategies"):
+        found = await connection.hgetall(strategies_key(broker))
+    return {str(name): json.loads(text) for name, text in found.items()}

@@ -1,0 +1,17 @@
+"""Strategies: what is configured, what runs, and why the rest does not."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from api.deps import ReadsDep
+from api.models import StrategyList
+from api.problems import documented
+
+router = APIRouter(tags=["strategies"])
+
+
+@router.get("/strategies", summary="Strategies with their instances", responses=documented(503))
+async def strategies(reads: ReadsDep) -> StrategyList:
+    """Rows of the configuration with each instance: its target, whether it trades or why not, and its runtime state."""
+    return await reads.strategies()
