@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, func, insert, or_, select, true
+from sqlalchemy import BigInteger, Date, DateTime, Select, Text, and_, bindparam, func, insert, or_, select, true
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql import Subquery
@@ -102,21 +102,18 @@ class AccountTurn:
 
         `day` is the trading day whose trades, realised PnL and charges count.
         """
-        orders = _working(self._account, signal)
-        trades = _trades(self._account, signal, day)
-        booked = _booked(self._account, signal, day)
-        like = _last_entry(signal, cooldown_s)
-        held = and_(POSITIONS.c.account == self._account, POSITIONS.c.quantity != 0)
-        statement = select(
-            orders,
-            trades,
-            booked,
-            like,
-            *(POSITIONS.c[name] for name in HeldPosition.__dataclass_fields__),
-        ).select_from(
-            orders.join(trades, true()).join(booked, true()).join(like, true()).join(POSITIONS, held, isouter=True)
-        )
-        rows = (await self._connection.execute(statement)).mappings().all()
+        asked = {
+            "account": self._account,
+            "instance": signal.instance,
+            "token": signal.instrument_token,
+            "product": signal.product.value,
+            "side": signal.side.value,
+            "slot": signal.slot,
+            "day": day,
+            "day_start": datetime.combine(day, time(DAY_ROLL_HOUR), IST),
+            "since": signal.origin_at - timedelta(seconds=cooldown_s),
+        }
+        rows = (await self._connection.execute(_FACTS, asked)).mappings().all()
         first = rows[0]
         return JournalFacts(
             **{name: first[name] for name in JournalFacts.__dataclass_fields__ if name != "positions"},
@@ -166,11 +163,20 @@ class RiskJournal:
         return (await connection.execute(statement.with_for_update())).one_or_none()
 
 
-def _working(account: str, signal: Signal) -> Subquery:
+# The facts, as one statement built once: what differs from signal to signal is bound to it -----------------------------
+
+_account, _instance, _side, _slot = (bindparam(name, type_=Text) for name in ("account", "instance", "side", "slot"))
+_product = bindparam("product", type_=Text)
+_token = bindparam("token", type_=BigInteger)
+_day = bindparam("day", type_=Date)
+_day_start, _since = (bindparam(name, type_=DateTime(timezone=True)) for name in ("day_start", "since"))
+
+
+def _working() -> Subquery:
     """Working orders: an UNKNOWN or UNRESOLVED one has not ended, so it is among them."""
-    mine = ORDERS.c.instance == signal.instance
-    here = ORDERS.c.instrument_token == signal.instrument_token
-    same = and_(mine, here, ORDERS.c.product == signal.product.value, ORDERS.c.side == signal.side.value)
+    mine = ORDERS.c.instance == _instance
+    here = ORDERS.c.instrument_token == _token
+    same = and_(mine, here, ORDERS.c.product == _product, ORDERS.c.side == _side)
     unfilled = ORDERS.c.quantity - ORDERS.c.filled_quantity
     return (
         select(
@@ -179,22 +185,21 @@ def _working(account: str, signal: Signal) -> Subquery:
             func.count().filter(and_(here, ORDERS.c.status.in_(_NOBODY_KNOWS))).label("unknown_orders"),
             func.coalesce(func.sum(unfilled).filter(same), 0).label("working"),
         )
-        .where(ORDERS.c.account == account, ORDERS.c.ended_at.is_(None))
+        .where(ORDERS.c.account == _account, ORDERS.c.ended_at.is_(None))
         .subquery("working_orders")
     )
 
 
-def _trades(account: str, signal: Signal, day: date) -> Subquery:
+def _trades() -> Subquery:
     """Entry orders of the trading day that are working or have a fill."""
-    start = datetime.combine(day, time(DAY_ROLL_HOUR), IST)
     return (
         select(
-            func.count().filter(ORDERS.c.instance == signal.instance).label("trades_today"),
+            func.count().filter(ORDERS.c.instance == _instance).label("trades_today"),
             func.count().label("account_trades_today"),
         )
         .where(
-            ORDERS.c.created_at >= start,
-            ORDERS.c.account == account,
+            ORDERS.c.created_at >= _day_start,
+            ORDERS.c.account == _account,
             ORDERS.c.intent == Intent.ENTRY.value,
             or_(ORDERS.c.ended_at.is_(None), ORDERS.c.filled_quantity > 0),
         )
@@ -202,9 +207,9 @@ def _trades(account: str, signal: Signal, day: date) -> Subquery:
     )
 
 
-def _booked(account: str, signal: Signal, day: date) -> Subquery:
+def _booked() -> Subquery:
     """Realised PnL and charges of the trading day's fills."""
-    mine = FILLS.c.instance == signal.instance
+    mine = FILLS.c.instance == _instance
     return (
         select(
             func.coalesce(func.sum(FILLS.c.realized_pnl).filter(mine), 0).label("realized"),
@@ -212,31 +217,42 @@ def _booked(account: str, signal: Signal, day: date) -> Subquery:
             func.coalesce(func.sum(FILLS.c.realized_pnl), 0).label("account_realized"),
             func.coalesce(func.sum(FILLS.c.charges), 0).label("account_charges"),
         )
-        .where(FILLS.c.account == account, FILLS.c.trading_day == day)
+        .where(FILLS.c.account == _account, FILLS.c.trading_day == _day)
         .subquery("booked_of_day")
     )
 
 
-def _last_entry(signal: Signal, cooldown_s: float) -> Subquery:
+def _last_entry() -> Subquery:
     """When the latest accepted entry of the same instance, instrument and side began; other legs of the slot not counted.
 
     A decision is never older than what its signal began with, so decisions before the look-back cannot matter.
     """
-    since = signal.origin_at - timedelta(seconds=cooldown_s)
     return (
         select(func.max(ORDERS.c.origin_at).label("last_entry_at"))
         .select_from(DECISIONS.join(ORDERS, ORDERS.c.signal_id == DECISIONS.c.signal_id))
         .where(
-            DECISIONS.c.instance == signal.instance,
-            DECISIONS.c.decided_at >= since,
-            DECISIONS.c.instrument_token == signal.instrument_token,
-            DECISIONS.c.side == signal.side.value,
+            DECISIONS.c.instance == _instance,
+            DECISIONS.c.decided_at >= _since,
+            DECISIONS.c.instrument_token == _token,
+            DECISIONS.c.side == _side,
             DECISIONS.c.accepted,
-            DECISIONS.c.slot != signal.slot,
+            DECISIONS.c.slot != _slot,
             ORDERS.c.intent == Intent.ENTRY.value,
         )
         .subquery("last_entry")
     )
+
+
+def _facts_statement() -> Select[Any]:
+    """One row of totals, repeated beside each open position of the account (once, without one, when there is none)."""
+    orders, trades, booked, like = _working(), _trades(), _booked(), _last_entry()
+    held = and_(POSITIONS.c.account == _account, POSITIONS.c.quantity != 0)
+    together = orders.join(trades, true()).join(booked, true()).join(like, true()).join(POSITIONS, held, isouter=True)
+    positions = (POSITIONS.c[name] for name in HeldPosition.__dataclass_fields__)
+    return select(orders, trades, booked, like, *positions).select_from(together)
+
+
+_FACTS = _facts_statement()
 
 
 def headers_of(rows: Sequence[tuple[str, bytes]]) -> list[list[str]]:
