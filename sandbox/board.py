@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 
 from sandbox.config import SandboxConfig
-from sandbox.history import aggregate, synthetic_minutes
+from sandbox.history import aggregate, lay_over, synthetic_minutes
 from sandbox.instruments import Instrument, build, csv_dump
 from sandbox.packets import Level
 from sandbox.prices import Bar, Market, epoch
@@ -130,12 +130,15 @@ class Board:
         seen = [*self._store.bars(market.token, low, high), *market.done_bars]
         if (forming := market.forming_bar()) is not None:
             seen.append(forming)
-        past = (self._config.seed, market.token, market.base, market.instrument.tick_paise, self.anchor, start, end)
+        before = self._store.last_bar_before(market.token, low)
+        tick = market.instrument.tick_paise
+        who = (self._config.seed, market.token, market.base, tick, self.anchor)
 
         def merge() -> list[Bar]:
-            merged = {bar[0]: bar for bar in synthetic_minutes(*past)}
-            merged |= {bar[0]: bar for bar in seen if low <= bar[0] <= high}
-            ordered = [merged[stamp] for stamp in sorted(merged)]
+            past = {bar[0]: bar for bar in synthetic_minutes(*who, start, end)}
+            anchor = None if before is None else next(synthetic_minutes(*who, *[_moment(before[0])] * 2), None)
+            minutes_seen = {bar[0]: bar for bar in seen if low <= bar[0] <= high}
+            ordered = list(lay_over(past, minutes_seen, tick, (before, anchor)))
             return ordered if minutes == 1 else list(aggregate(ordered, minutes))
 
         return await asyncio.to_thread(merge)  # years of minutes must not hold up ticks and orders
@@ -148,3 +151,7 @@ class Board:
             )
             start = next((bar[4] for bar in past), None)
         return Market(instrument, self._config.seed, epoch(at), still=self._config.still, start=start)
+
+
+def _moment(stamp: int) -> datetime:
+    return datetime.fromtimestamp(stamp, UTC)

@@ -47,6 +47,8 @@ class Exchange:
         self.trades: list[bytes] = []
         self._trades_of: dict[str, list[bytes]] = {}
         self._working: dict[int, dict[str, Order]] = {}
+        self._arriving: dict[str, Order] = {}
+        self._halted = False
         counts = store.counts()
         self._order_count, self._trade_count = counts["orders"], counts["trades"]
         self._requests_today = int(store.get("requests_today") or 0)
@@ -68,7 +70,7 @@ class Exchange:
             KiteError: a CNC sale of more than is held.
         """
         if request.product == "CNC" and request.side == "SELL":
-            held = self._board_free(request)
+            held = self._free_to_sell(request)
             if request.quantity > held:
                 raise errors.no_holding(request.tradingsymbol, request.quantity, held)
         at = now()
@@ -91,7 +93,7 @@ class Exchange:
         with self._store.transaction():
             self._store.append_ledger(order.order_id, self.day, request.tag, _ledger_entry(order))
             self._record(order, Status.RECEIVED, at)
-        self.orders[order.order_id] = order
+        self.orders[order.order_id] = self._arriving[order.order_id] = order
         self._later(order)
         return order.order_id
 
@@ -184,7 +186,7 @@ class Exchange:
             self._store.put("day", day.isoformat())
             self._store.put("requests_today", 0)
         self.day, self._requests_today = day, 0
-        self.orders, self.trades, self._trades_of, self._working = {}, [], {}, {}
+        self.orders, self.trades, self._trades_of, self._working, self._arriving = {}, [], {}, {}, {}
         for order in ended:
             self._listener(order, order.status)
         log.info("the trading day is now %s", day)
@@ -203,11 +205,17 @@ class Exchange:
             if not order.status.is_end and order.status not in {Status.OPEN, Status.TRIGGER_PENDING}:
                 self._later(order)
 
+    def halt(self) -> None:
+        """The server stops: what is on its way waits on disk for the next start."""
+        self._halted = True
+
     def _later(self, order: Order) -> None:
         asyncio.get_running_loop().call_later(self._config.step_latency, self._advance, order)
 
     def _advance(self, order: Order) -> None:
         """One step along PUT ORDER REQ RECEIVED → … → OPEN, or through a modification or a cancellation."""
+        if self._halted:
+            return
         match order.status:
             case Status.RECEIVED:
                 self._commit(order, Status.VALIDATION_PENDING)
@@ -258,6 +266,7 @@ class Exchange:
 
     def _go_live(self, order: Order) -> None:
         at = now()
+        self._arriving.pop(order.order_id, None)
         order.accepted_at = order.exchange_at = at
         order.exchange_order_id = f"13{order.seq:014d}"
         stop = order.terms.order_type is OrderType.SL
@@ -344,6 +353,7 @@ class Exchange:
             order.cancelled = order.pending
         order.change = None
         self._record(order, status, at)
+        self._arriving.pop(order.order_id, None)
         self._working.get(order.request.token, {}).pop(order.order_id, None)
         self.portfolio.block(order)
 
@@ -368,12 +378,12 @@ class Exchange:
         waits = order.terms.order_type is OrderType.SL and not order.triggered
         return Status.TRIGGER_PENDING if waits else Status.OPEN
 
-    def _board_free(self, request: OrderRequest) -> int:
+    def _free_to_sell(self, request: OrderRequest) -> int:
         """Units a delivery sale may still take, less what other open sales have asked for."""
         asked = sum(
             order.pending
-            for order in self._working.get(request.token, {}).values()
-            if order.request.product == "CNC" and order.request.side == "SELL"
+            for order in (*self._arriving.values(), *self._working.get(request.token, {}).values())
+            if order.request.token == request.token and order.request.product == "CNC" and order.request.side == "SELL"
         )
         return max(0, self.portfolio.sellable(request.token) - asked)
 
@@ -396,6 +406,8 @@ class Exchange:
             self._last_id = max(self._last_id, int(order.order_id))
         self._load_trades()
         for order in sorted(self.orders.values(), key=lambda each: each.accepted_at or each.placed_at):
+            if not order.status.is_end and not order.live:
+                self._arriving[order.order_id] = order
             if order.live:
                 self._working.setdefault(order.request.token, {})[order.order_id] = order
             if not order.status.is_end and order.status not in {Status.RECEIVED, Status.VALIDATION_PENDING}:

@@ -2,7 +2,7 @@
 
 Past weekdays have 375 minutes (09:15 to 15:29 IST). The day the caller stands on has every minute since 06:00 IST, because
 the sandbox's market never closes. The past ends where the instrument's price begins. Bars the sandbox really saw are
-laid over these by the caller.
+laid over it; where it looked away the path goes on from the last price it saw.
 """
 
 from __future__ import annotations
@@ -38,6 +38,25 @@ def synthetic_minutes(
             if low <= bar[0] <= high:
                 yield bar
         day += timedelta(days=1)
+
+
+def lay_over(
+    past: dict[int, Bar], seen: dict[int, Bar], tick: int, before: tuple[Bar | None, Bar | None]
+) -> Iterator[Bar]:
+    """Seen minutes where there are any; between them the seeded path, moved to go on from the last seen close.
+
+    Args:
+        before: the last minute seen before this window, and the seeded bar of that same minute.
+    """
+    factor = before[0][4] / before[1][4] if before[0] is not None and before[1] is not None else 1.0
+    for stamp in sorted(past.keys() | seen.keys()):
+        bar, seeded = seen.get(stamp), past.get(stamp)
+        if bar is not None:
+            factor = bar[4] / seeded[4] if seeded is not None else factor
+            yield bar
+        elif seeded is not None:
+            open_, high, low, close = (max(tick, round(price * factor / tick) * tick) for price in seeded[1:5])
+            yield (stamp, open_, high, low, close, seeded[5], seeded[6])
 
 
 def aggregate(bars: Iterable[Bar], minutes: int) -> Iterator[Bar]:

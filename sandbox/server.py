@@ -62,14 +62,18 @@ async def serve(config: SandboxConfig, *, hook: RequestHook | None = None) -> No
         jobs = [sandbox.hub.run(), postbacks.run(), _keep_house(sandbox)]
         tasks = [asyncio.create_task(_guard(job, server)) for job in jobs]
         log.info("Kite sandbox (simulated prices) on http://%s:%d", *listener.getsockname()[:2])
-        with _stops_on_signal(server):
-            await server.serve(sockets=[listener])
-        for task in tasks:
-            task.cancel()
-        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+        try:
+            with _stops_on_signal(server):
+                await server.serve(sockets=[listener])
+        finally:
+            for task in tasks:
+                task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            sandbox.exchange.halt()
+            sandbox.board.flush()
+        for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
-        sandbox.board.flush()
     finally:
         listener.close()
         store.close()

@@ -142,3 +142,10 @@ class Store:
             (token, start, end),
         )
         return [(m, o, h, low, c, v, oi) for m, o, h, low, c, v, oi in rows]
+
+    def last_bar_before(self, token: int, minute: int) -> Bar | None:
+        row = self._db.execute(
+            "SELECT minute, o, h, l, c, v, oi FROM bars WHERE token = ? AND minute < ? ORDER BY minute DESC LIMIT 1",
+            (token, minute),
+        ).fetchone()
+        return None if row is None else (row[0], row[1], row[2], row[3], row[4], row[5], row[6])
