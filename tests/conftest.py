@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.fixtures.stack import isolate
+from tests.fixtures.home import isolate
 
 isolate()
 
