@@ -1,0 +1,139 @@
+"""The pacer never lets more leave than the broker allows in any second, minute or day, and keeps room for what is urgent."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from datetime import date, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.brokers.pacer import Budget, Pacer
+from core.brokers.paper import UNLIMITED
+from core.brokers.port import BrokerProfile
+from core.brokers.zerodha import LIMITS
+
+DAY = date(2026, 11, 23)
+
+asks = st.lists(
+    st.tuples(st.floats(0, 3, allow_nan=False), st.booleans(), st.floats(0, 2, allow_nan=False)), max_size=120
+)
+"""Steps of (time passing before the next ask, urgent, how patient the asker is), all in seconds."""
+
+
+def taken(budget: Budget, steps: list[tuple[float, bool, float]], start: float = 100.0) -> list[tuple[float, bool]]:
+    """When tokens were given, each asker waiting as told, if it is patient enough."""
+    now, given_at = start, []
+    for gap, urgent, patience in steps:
+        now += gap
+        until = now + patience
+        while (wait := budget.take(now, DAY, urgent=urgent)) > 0 and now + wait <= until:
+            now += wait
+        if wait == 0:
+            given_at.append((now, urgent))
+    return given_at
+
+
+def most_in(times: list[float], span: float) -> int:
+    return max((sum(1 for t in times if start <= t < start + span) for start in times), default=0)
+
+
+@given(asks, st.floats(0, 1))
+def test_no_calendar_second_of_any_clock_sees_more_than_eight(
+    steps: list[tuple[float, bool, float]], skew: float
+) -> None:
+    times = [t for t, _ in taken(Budget(LIMITS), steps)]
+    seconds = [int(t + skew) for t in times]
+    assert all(seconds.count(second) <= 8 for second in set(seconds))
+    assert most_in(times, 1.0) <= 8
+
+
+@given(asks)
+def test_entries_leave_two_of_each_second_to_exits(steps: list[tuple[float, bool, float]]) -> None:
+    given_at = taken(Budget(LIMITS), steps)
+    assert most_in([t for t, urgent in given_at if not urgent], 1.0) <= 6
+
+
+@given(st.integers(0, 8), st.booleans())
+def test_urgent_ones_find_room_where_entries_do_not(sent: int, urgent: bool) -> None:
+    budget = Budget(LIMITS)
+    budget.preload(100.0, DAY, [0.0] * sent, sent)
+    wait = budget.take(100.0, DAY, urgent=urgent)
+    assert (wait == 0) is (sent < (8 if urgent else 6))
+
+
+def test_a_minute_takes_400_and_the_last_80_are_for_exits() -> None:
+    budget = Budget(replace(LIMITS, per_second=None))
+    assert [budget.take(100.0, DAY, urgent=False) for _ in range(320)] == [0.0] * 320
+    assert budget.take(100.0, DAY, urgent=False) == pytest.approx(60.05)
+    assert [budget.take(101.0, DAY, urgent=True) for _ in range(80)] == [0.0] * 80
+    assert budget.take(101.0, DAY, urgent=True) == pytest.approx(59.05)
+    assert budget.take(160.06, DAY, urgent=True) == 0
+
+
+def test_a_day_takes_5000_the_last_1000_for_exits_and_the_next_day_begins_anew() -> None:
+    budget = Budget(LIMITS)
+    budget.preload(100.0, DAY, [], 4000)
+    assert budget.take(100.0, DAY, urgent=False) == float("inf")
+    assert budget.take(100.0, DAY, urgent=True) == 0
+    budget.preload(100.0, DAY, [], 5000)
+    assert budget.take(100.0, DAY, urgent=True) == float("inf")
+    assert budget.take(100.0, DAY + timedelta(days=1), urgent=False) == 0
+    assert budget.day_sent == 1
+
+
+def test_a_new_holder_counts_what_the_old_one_sent() -> None:
+    budget = Budget(LIMITS)
+    budget.preload(1000.0, DAY, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 30.0, 59.0], 8)
+    assert budget.take(1000.0, DAY, urgent=False) == pytest.approx(0.45)  # the oldest of the six leaves the window
+    assert budget.take(1000.0, DAY, urgent=True) == 0
+    assert budget.day_sent == 9
+
+
+async def test_without_limits_nobody_waits() -> None:
+    pacer = Pacer(UNLIMITED)
+    assert all([await pacer.acquire(urgent=False, timeout_s=0) for _ in range(1000)])
+
+
+def narrow() -> BrokerProfile:
+    """One entry, or two urgent ones, at once."""
+    return replace(LIMITS, per_second=2, per_second_reserved=1)
+
+
+async def test_who_gets_no_token_in_time_is_told_so_and_takes_none() -> None:
+    pacer = Pacer(narrow())
+    assert await pacer.acquire(urgent=False)
+    assert not await pacer.acquire(urgent=False, timeout_s=0.05)
+    assert pacer.day_sent == 1
+
+
+async def test_urgent_ones_go_before_those_who_waited_longer() -> None:
+    pacer = Pacer(narrow())
+    order: list[str] = []
+
+    async def ask(name: str, urgent: bool) -> None:
+        assert await pacer.acquire(urgent, timeout_s=10)
+        order.append(name)
+
+    assert await pacer.acquire(urgent=True)
+    assert await pacer.acquire(urgent=True)
+    entry = asyncio.create_task(ask("entry", False))
+    await asyncio.sleep(0)
+    exit_ = asyncio.create_task(ask("exit", True))
+    await asyncio.gather(entry, exit_)
+    assert order == ["exit", "entry"]
+
+
+async def test_an_asker_that_goes_away_does_not_hold_up_the_next() -> None:
+    pacer = Pacer(narrow())
+    assert await pacer.acquire(urgent=False)
+    gone = asyncio.create_task(pacer.acquire(urgent=False, timeout_s=10))
+    await asyncio.sleep(0)
+    gone.cancel()
+    began = time.monotonic()
+    assert await pacer.acquire(urgent=False, timeout_s=10)
+    assert time.monotonic() - began < 5
+    assert pacer.day_sent == 2
