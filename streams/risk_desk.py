@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, Protocol
-from uuid import UUID
 
 from core import ids
 from core.clock import trading_day, utc_now
@@ -40,11 +39,10 @@ class Instruments(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What to publish. `decision` and `order_id` are set the first time only: afterwards only the stored bytes count."""
+    """What to publish. `is_new`: decided now, not on an earlier delivery of the signal."""
 
     event: StoredEvent
-    decision: Decision | None = None
-    order_id: UUID | None = None
+    is_new: bool
 
 
 class RiskDesk:
@@ -88,7 +86,7 @@ class RiskDesk:
             async with self._journal.turn() as turn:
                 stored = await turn.stored(signal.signal_id)
                 if stored is not None:
-                    return Outcome(stored)
+                    return Outcome(stored, is_new=False)
                 found = await turn.facts(signal, day, limits.strategy.cooldown_s)
                 now = utc_now()
                 facts = await self._facts(signal, instrument, config, found, turn.kill, now)
@@ -100,7 +98,7 @@ class RiskDesk:
                     await turn.write(draft.row(event), order, draft.send())
                 else:
                     await turn.write(draft.row(event))
-        return Outcome(event, decision, draft.order_id if decision.accepted else None)
+        return Outcome(event, is_new=True)
 
     async def _facts(
         self,

@@ -14,6 +14,7 @@ from core.clock import trading_day, utc_now
 from core.errors import Poison, StopTheStart
 from core.events import topics
 from core.events.envelope import Envelope, EventType, decode
+from core.events.payloads import SignalRejected, SignalValidated
 from core.messaging.consumer import ConsumerRunner
 from core.messaging.producer import EventProducer
 from core.messaging.records import Record
@@ -95,19 +96,20 @@ class RiskManager:
             signal_id=str(signal.signal_id),
             instance=signal.instance,
         )
-        decision = outcome.decision
-        if decision is None:
-            bound.info("decision published again", topic=outcome.event.topic)
+        decided = decode(outcome.event.value).data
+        denials = decided.denials if isinstance(decided, SignalRejected) else ()
+        if outcome.is_new:
+            # One count a decision: a denial counts under its first code, the log line has them all.
+            outcomes = ("denied", denials[0].code) if denials else ("accepted", "")
+            metrics.decisions.labels(broker.value, *outcomes).inc()
+        if isinstance(decided, SignalValidated):
+            order_id = str(decided.order_id)
+            bound.info(
+                "signal accepted", order_id=order_id, side=signal.side, quantity=signal.quantity, new=outcome.is_new
+            )
             return
-        codes = [denial.code for denial in decision.denials]
-        metrics.decisions.labels(
-            broker.value, "accepted" if decision.accepted else "denied", codes[0] if codes else ""
-        ).inc()
-        if decision.accepted:
-            bound.info("signal accepted", order_id=str(outcome.order_id), side=signal.side, quantity=signal.quantity)
-            return
-        why = "; ".join(f"{denial.code}: {denial.message}" for denial in decision.denials)
-        bound.info("signal denied", intent=signal.intent, codes=codes, why=why)
+        why = "; ".join(f"{denial.code}: {denial.message}" for denial in denials)
+        bound.info("signal denied", intent=signal.intent, why=why, new=outcome.is_new)
         if signal.intent is Intent.EXIT:
             await self._alerts.raise_(
                 "exit_denied", signal.instance, f"an exit of {signal.instrument} was denied: {why}", "Close it by hand."

@@ -32,7 +32,7 @@ class BookMissing(Transient):
     """The day's dump is not stored yet; market-feed writes it at its start and at 06:00 IST."""
 
     def __init__(self, target: KiteTarget, day: date) -> None:
-        super().__init__(f"no instruments of {target} for {day} yet: market-feed downloads them at its start")
+        super().__init__(f"no instruments of {target} for {day} yet: market-feed downloads them at its start", part="instruments")
 
 
 async def store_book(engine: AsyncEngine, target: KiteTarget, day: date, rows: Sequence[Instrument]) -> int:

@@ -209,6 +209,14 @@ async def test_an_exit_passes_where_every_entry_is_denied(market: World, strateg
         assert await market.codes(leave) == []
 
 
+async def test_an_exit_that_must_be_denied_is_told_to_a_person(market: World, strategy: str) -> None:
+    async with running(market.settings), arriving(market.settings, topics.ALERTS) as told:
+        leave = make_signal(strategy, P, intent=Intent.EXIT, order_type="LIMIT", price=Decimal("1500.01"))
+        await market.send(leave, P)
+        assert await market.codes(leave) == ["TICK_SIZE"]
+        await until(lambda: any(leave.instance.encode() in record.value for record in told), "an alert")
+
+
 async def test_the_instrument_of_an_unknown_order_takes_no_entry_in_that_account(market: World, strategy: str) -> None:
     async with running(market.settings):
         first = make_signal(strategy, Z, quantity=1)
@@ -264,7 +272,7 @@ async def test_a_signal_that_names_another_broker_than_its_topic_is_poison(
 ) -> None:
     signal = make_signal(strategy, Z if lie == "instance" else P)
     event = wrap(signal, Z if lie == "envelope" else None)
-    async with running(market.settings), dead_letters(market.settings, topics.signals_raw(P)) as dead:
+    async with running(market.settings), arriving(market.settings, topics.dlq(topics.signals_raw(P))) as dead:
         await market.send(signal, P, event)
         await until(lambda: bool(dead), "a dead letter")
         good = make_signal(strategy, P)
@@ -376,9 +384,9 @@ async def decided_as(market: World, broker: Broker, strategy_id: str, codes: lis
 
 
 @contextlib.asynccontextmanager
-async def dead_letters(settings: Settings, topic: str) -> AsyncIterator[list[Record]]:
-    """What arrives on the topic's DLQ meanwhile."""
-    reader = LogReader(settings, client_id="test-dead", topics=[topics.dlq(topic)])
+async def arriving(settings: Settings, topic: str) -> AsyncIterator[list[Record]]:
+    """What arrives on a topic meanwhile."""
+    reader = LogReader(settings, client_id="test-arriving", topics=[topic])
     await reader.start("latest")
     found: list[Record] = []
 

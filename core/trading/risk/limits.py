@@ -23,7 +23,7 @@ class Scope(StrEnum):
 class RiskLimits(BaseModel):
     """Limits of one strategy; each of its instances (one a broker) is held to them alone. They bind entries only."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     max_position: int = Field(
         default=500,
@@ -50,7 +50,7 @@ class RiskLimits(BaseModel):
 class AccountLimits(BaseModel):
     """Limits of one broker's account, over all its instances together. They bind entries only."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     max_order_value: Decimal = Field(default=Decimal(500_000), ge=0, description="rupees of one order")
     max_open_orders: int = Field(default=50, ge=0, description="working orders of the account")
