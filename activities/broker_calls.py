@@ -14,7 +14,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.heartbeats import beating
-from core import failpoints, logging, order_work
+from core import failpoints, logging, metrics, order_work
 from core.brokers.pacer import Pacer
 from core.brokers.port import Book, BookRow, PlaceRequest, Trader
 from core.brokers.reader import BookReader
@@ -61,7 +61,7 @@ class BrokerCalls:
             return view(found)
         ended = await self._ended_unsent(found)
         if ended is not None:
-            return view(ended)
+            return self._report(ended)
         async with beating():
             if not await self.pacer.acquire(urgent=found.intent is Intent.EXIT, timeout_s=place.durations.pacer_wait):
                 raise _again(
@@ -74,8 +74,8 @@ class BrokerCalls:
             )
             await failpoints.reached("place.after_claim")
             if claim.result is not ClaimResult.CLAIMED:
-                return view(await self._not_claimed(found, place, claim))
-            return view(await self._send(found, place, claim, deadline))
+                return self._report(await self._not_claimed(found, place, claim))
+            return self._report(await self._send(found, place, claim, deadline))
 
     @activity.defn(name=order_work.LOOK_AT_BOOK)
     async def look_at_book(self, look: LookInput) -> OrderView:
@@ -149,8 +149,15 @@ class BrokerCalls:
     async def _send(self, found: JournalOrder, place: PlaceInput, claim: Claim, deadline: float) -> JournalOrder:
         """The one place where an order leaves. The claim is committed; whatever happens now is journalled."""
         request = _request(found, claim.quantity, deadline)
+        called = time.monotonic()
+        metrics.order_step_seconds.labels(self.journal.broker.value, "tick_to_send").observe(
+            seconds_since(found.order["origin_at"])
+        )
         try:
             broker_order_id = await self.trader.place(request)
+            metrics.order_step_seconds.labels(self.journal.broker.value, "broker_answer").observe(
+                time.monotonic() - called
+            )
         except NotPlaced as refusal:
             answer = f"{refusal.code}: {refusal}"
             if not refusal.retryable:
@@ -182,7 +189,7 @@ class BrokerCalls:
         await failpoints.reached("look.after_fold")
         self._bind(found)
         lagging = not found.status.is_end and sum(t.quantity for t in trades) < row.filled_quantity
-        return view(found, lagging=lagging)
+        return self._report(found, lagging=lagging)
 
     async def _still_absent(self, found: JournalOrder, look: LookInput, book: Book) -> OrderView:
         send, order = found.send, found.order
@@ -197,9 +204,10 @@ class BrokerCalls:
         )
         if verdict is Verdict.PROVEN:
             log.warning("absence proven", evidence=told)
-            return view(await self.journal.absent(look.order_id, look.send_no, f"never reached the broker: {told}"))
+            absent = await self.journal.absent(look.order_id, look.send_no, f"never reached the broker: {told}")
+            return self._report(absent)
         if verdict is Verdict.DAY_OVER:
-            return view(await self.journal.unresolved(look.order_id, look.send_no, told))
+            return self._report(await self.journal.unresolved(look.order_id, look.send_no, told))
         return view(found, evidence=told + (f"; the last book does not count: {why_sick}" if why_sick else ""))
 
     async def _sick(self, book: Book, day: date, account: str) -> str | None:
@@ -218,6 +226,23 @@ class BrokerCalls:
             order_id=str(order["order_id"]),
             correlation_id=str(order["correlation_id"]),
         )
+
+    def _report(self, found: JournalOrder, *, lagging: bool = False) -> OrderView:
+        """One log line and one count a step; then what the workflow needs to know."""
+        order, broker = found.order, self.journal.broker.value
+        for status in found.steps:
+            metrics.orders.labels(broker, status.value).inc()
+            log.info(
+                "order step",
+                status=status.value,
+                what=f"{order['side']} {found.send['quantity']} {order['tradingsymbol']}",
+                broker_order_id=order["broker_order_id"],
+                filled_quantity=order["filled_quantity"],
+                reason=order["reason"],
+            )
+        if found.status is OrderStatus.FILLED and found.steps:
+            metrics.order_step_seconds.labels(broker, "tick_to_fill").observe(seconds_since(order["origin_at"]))
+        return view(found, lagging=lagging)
 
 
 def view(found: JournalOrder, *, lagging: bool = False, evidence: str | None = None) -> OrderView:

@@ -35,7 +35,7 @@ SLOTS = 50
 
 def make_trader(settings: Settings, broker: Broker) -> Trader:
     """The implementation of the port for a broker."""
-    return {Broker.PAPER: PaperTrader, Broker.ZERODHA: ZerodhaTrader}[broker](settings)
+    return PaperTrader(settings) if broker is Broker.PAPER else ZerodhaTrader(settings)
 
 
 async def main(ctx: ServiceContext) -> None:

@@ -40,11 +40,11 @@ class NoSuchOrder(AlphaPandaError):
 
 @dataclass(frozen=True, slots=True)
 class JournalOrder:
-    """An order with its present send. `events` counts what this call wrote and the log has not seen yet."""
+    """An order with its present send. `steps` are the statuses this call went through, one event each."""
 
     order: dict[str, Any]
     send: dict[str, Any]
-    events: int = 0
+    steps: tuple[OrderStatus, ...] = ()
 
     @property
     def status(self) -> OrderStatus:
@@ -63,6 +63,7 @@ class _Work:
     order: dict[str, Any]
     sends: list[RowMapping]
     events: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[OrderStatus] = field(default_factory=list)
     dirty: bool = False
 
     @property
@@ -256,6 +257,7 @@ class Journal:
             work.order["reason"] = reason
         if to.is_end and work.order["ended_at"] is None:
             work.order["ended_at"] = now
+        work.steps.append(to)
         work.dirty = True
 
     def _event(self, work: _Work, kind: EventType, fill: FillRecord | None = None) -> None:
@@ -320,7 +322,7 @@ def _send_of(work: _Work, broker_order_id: str) -> RowMapping:
 
 
 def _result(work: _Work) -> JournalOrder:
-    return JournalOrder(work.order, dict(work.send), len(work.events))
+    return JournalOrder(work.order, dict(work.send), tuple(work.steps))
 
 
 def exit_is_short(found: JournalOrder) -> bool:

@@ -1,0 +1,206 @@
+"""The journal on a real PostgreSQL, once for each broker's schema: claims, transitions, events, positions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from decimal import Decimal
+
+import pytest
+from sqlalchemy import text, update
+
+from core import ids
+from core.config import Settings
+from core.events.envelope import decode
+from core.events.payloads import OrderEvent
+from core.storage.claims import ClaimResult, LeaseProof, sends_since, sends_today
+from core.storage.db import broker_engine
+from core.storage.journal import ORDERS
+from core.storage.leases import Lease
+from core.storage.models import LeaseRow
+from core.trading.types import Broker, Intent, OrderStatus, SendState, Side
+from tests.journal_world import JournalWorld, before, trade
+
+pytestmark = pytest.mark.stack
+
+
+@pytest.fixture(params=list(Broker))
+async def world(stack: Settings, request: pytest.FixtureRequest) -> AsyncIterator[JournalWorld]:
+    engine = broker_engine(stack, request.param)
+    yield await JournalWorld.make(engine, request.param)
+    await engine.dispose()
+
+
+# the claim --------------------------------------------------------------------------------------------------------
+
+
+async def test_of_many_who_claim_one_send_exactly_one_may_send(world: JournalWorld) -> None:
+    order_id = await world.order()
+    claims = await asyncio.gather(*(world.claim(order_id) for _ in range(8)))
+    assert sorted(claim.result for claim in claims) == [ClaimResult.ALREADY] * 7 + [ClaimResult.CLAIMED]
+
+
+async def test_a_holder_thawed_after_its_lease_moved_on_may_not_send(world: JournalWorld) -> None:
+    old = world.proof
+    async with world.engine.begin() as connection:
+        await connection.execute(
+            update(LeaseRow).where(LeaseRow.name == old.name).values(expires_at=text("now() - interval '1 second'"))
+        )
+    epoch = await Lease(world.engine, LeaseRow, old.name, "another").acquire()
+    assert epoch == old.epoch + 1
+    order_id = await world.order()
+    assert (await world.claim(order_id, proof=old)).result is ClaimResult.NOT_OURS
+    fresh = LeaseProof(old.name, "another", epoch)
+    assert (await world.claim(order_id, proof=fresh)).result is ClaimResult.CLAIMED
+
+
+async def test_the_kill_switch_binds_entries_and_lets_exits_go(world: JournalWorld) -> None:
+    account = f"K{ids.new_id()}"
+    await world.kill_switch(True, account)
+    await world.hold(Side.BUY, 10)
+    entry = await world.order(account=account)
+    leave = await world.order(Side.SELL, 10, Intent.EXIT, account=account)
+    assert (await world.claim(entry)).result is ClaimResult.KILLED
+    assert (await world.claim(leave)).result is ClaimResult.CLAIMED
+
+
+async def test_a_latched_cancel_stops_an_order_that_was_not_sent(world: JournalWorld) -> None:
+    order_id = await world.order()
+    async with world.engine.begin() as connection:
+        await connection.execute(update(ORDERS).where(ORDERS.c.order_id == order_id).values(cancel_requested=True))
+    assert (await world.claim(order_id)).result is ClaimResult.CANCELLED
+
+
+async def test_an_exit_is_cut_to_what_is_held_minus_exits_working(world: JournalWorld) -> None:
+    await world.hold(Side.BUY, 10)
+    first = await world.order(Side.SELL, 7, Intent.EXIT)
+    second = await world.order(Side.SELL, 10, Intent.EXIT)
+    third = await world.order(Side.SELL, 10, Intent.EXIT)
+    assert (await world.claim(first)).quantity == 7
+    assert (await world.claim(second)).quantity == 3
+    assert (await world.claim(third)).result is ClaimResult.FLAT
+
+
+async def test_exits_that_claim_at_once_never_oversell(world: JournalWorld) -> None:
+    await world.hold(Side.SELL, 10)
+    exits = [await world.order(Side.BUY, 10, Intent.EXIT) for _ in range(6)]
+    claims = await asyncio.gather(*(world.claim(order_id) for order_id in exits))
+    assert sum(claim.quantity for claim in claims) == 10
+
+
+async def test_a_new_holder_counts_the_sends_before_its_own(world: JournalWorld) -> None:
+    account = f"C{ids.new_id()}"
+    for _ in range(3):
+        await world.claim(await world.order(account=account))
+    await world.order(account=account)
+    assert len(await sends_since(world.journal, account, 60)) == 3
+    assert await sends_today(world.journal, account) == 3
+
+
+# answers ----------------------------------------------------------------------------------------------------------
+
+
+async def test_not_placed_for_certain_may_be_claimed_again(world: JournalWorld) -> None:
+    order_id = await world.order()
+    await world.claim(order_id)
+    await world.journal.release(order_id, 1, "429: Too many requests")
+    assert (await world.claim(order_id)).result is ClaimResult.CLAIMED
+
+
+async def test_unknown_is_never_claimed_again_and_a_late_answer_is_believed(world: JournalWorld) -> None:
+    order_id = await world.order()
+    await world.claim(order_id)
+    assert (await world.journal.unknown(order_id, 1, "read timeout")).status is OrderStatus.UNKNOWN
+    assert (await world.claim(order_id)).result is ClaimResult.ALREADY
+    released = await world.journal.release(order_id, 1, "a refusal that comes after the doubt")
+    assert released.send["state"] == SendState.UNKNOWN
+    assert (await world.journal.submitted(order_id, 1, "B1", "late answer")).status is OrderStatus.SUBMITTED
+
+
+async def test_an_entry_proven_absent_expires_and_an_exit_opens_its_next_send(world: JournalWorld) -> None:
+    await world.hold(Side.BUY, 10)
+    entry, leave = await world.order(), await world.order(Side.SELL, 10, Intent.EXIT)
+    for order_id in (entry, leave):
+        await world.claim(order_id)
+        await world.journal.unknown(order_id, 1, "read timeout")
+    assert (await world.journal.absent(entry, 1, "3 books")).status is OrderStatus.EXPIRED
+    opened = await world.journal.absent(leave, 1, "3 books")
+    assert (opened.status, opened.send["send_no"], opened.send["state"]) == (OrderStatus.PENDING, 2, SendState.INTENT)
+    assert opened.send["tag"] != ids.order_tag(leave, 1)
+    assert (await world.claim(leave, 2)).quantity == 10
+
+
+async def test_an_order_once_claimed_cannot_be_expired_as_unsent(world: JournalWorld) -> None:
+    order_id = await world.order()
+    await world.claim(order_id)
+    assert (await world.journal.end_unsent(order_id, OrderStatus.EXPIRED, "too old")).status is OrderStatus.PENDING
+
+
+# fills, positions, events --------------------------------------------------------------------------------------------
+
+
+async def test_a_fill_moves_the_position_and_stores_what_it_realised(world: JournalWorld) -> None:
+    await world.hold(Side.BUY, 10, "100")
+    leave = await world.order(Side.SELL, 10, Intent.EXIT)
+    await world.sent(leave)
+    await world.fill(leave, trade(4, "101"), trade(6, "103"))
+    position, found = await world.position(), await world.journal.load(leave)
+    assert (position["quantity"], position["realized_pnl"]) == (0, Decimal(22))
+    assert (found.status, found.order["average_price"]) == (OrderStatus.FILLED, Decimal("102.2"))
+    assert found.order["realized_pnl"] == Decimal(22)
+    assert position["charges"] == sum(fill["charges"] for fill in await world.fills())
+
+
+async def test_a_book_seen_twice_books_its_fills_once(world: JournalWorld) -> None:
+    order_id = await world.order()
+    await world.sent(order_id)
+    fills = [trade(4), trade(6)]
+    await asyncio.gather(*(world.fill(order_id, *fills) for _ in range(4)))
+    assert (await world.position())["quantity"] == 10
+    assert len(await world.events(order_id)) == 4  # submitted, ack, filled, filled
+
+
+async def test_a_late_fill_folds_the_whole_position_again(world: JournalWorld) -> None:
+    late = await world.order(Side.BUY, 10)
+    await world.sent(late)
+    await world.hold(Side.BUY, 10, "110")
+    leave = await world.order(Side.SELL, 10, Intent.EXIT)
+    await world.sent(leave)
+    await world.fill(leave, trade(10, "120"))
+    assert (await world.position())["realized_pnl"] == Decimal(100)
+    await world.fill(late, trade(10, "100", at=before(60)))
+    position = await world.position()
+    assert (position["quantity"], position["average_price"]) == (10, Decimal(105))
+    assert position["realized_pnl"] == Decimal(150)
+    assert sum(fill["realized_pnl"] for fill in await world.fills()) == Decimal(150)
+
+
+async def test_a_fill_after_the_end_is_booked_and_the_end_stays(world: JournalWorld) -> None:
+    order_id = await world.order()
+    await world.sent(order_id)
+    await world.fill(order_id, status="CANCELLED")
+    assert (await world.journal.load(order_id)).status is OrderStatus.CANCELLED
+    await world.fill(order_id, trade(3), status="CANCELLED")
+    found = await world.journal.load(order_id)
+    assert (found.status, found.order["filled_quantity"]) == (OrderStatus.CANCELLED, 3)
+    assert (await world.position())["quantity"] == 3
+
+
+async def test_events_are_gapless_carry_the_full_state_and_go_to_their_topics(world: JournalWorld) -> None:
+    order_id = await world.order()
+    await world.sent(order_id)
+    await world.fill(order_id, trade(4), status="OPEN")
+    await world.fill(order_id, trade(4), status="OPEN")
+    rows = await world.events(order_id)
+    assert [row["order_seq"] for row in rows] == [1, 2, 3, 4]
+    assert [row["topic"].split(".", 1)[1] for row in rows] == [
+        "orders.submitted",
+        "orders.ack",
+        "orders.filled",
+        "orders.filled",
+    ]
+    assert {row["topic"].split(".")[0] for row in rows} == {world.journal.broker.value}
+    last = decode(bytes(rows[-1]["value"])).data
+    assert isinstance(last, OrderEvent)
+    assert last.fill is not None
+    assert (last.order.status, last.order.filled_quantity, last.order.sends[0].send_no) == ("PARTIALLY_FILLED", 8, 1)
