@@ -62,17 +62,12 @@ class _Slot:
 
 @dataclass(slots=True)
 class Running:
-    """One instance at work. `failed` is why it was stopped; `silent` while a restart catches up under a newer version.
-
-    `through` is the end of the last bar decided per token, `not_before` that of the version before this one.
-    """
+    """One instance at work. `failed` is why it was stopped; `silent` while a restart catches up under a newer version."""
 
     plan: Plan
     failed: str = ""
     silent: bool = False
     memory: dict[int, dict[str, Scalar]] = field(default_factory=dict)
-    through: dict[int, datetime] = field(default_factory=dict)
-    not_before: dict[int, datetime] = field(default_factory=dict)
     signals: int = 0
     last_signal_at: datetime | None = None
 
@@ -94,8 +89,9 @@ class Engine:
     def configure(self, plans: Iterable[Plan]) -> list[WindowKey]:
         """Run exactly these plans from the next event on; returns the bar windows that start empty.
 
-        A plan whose version is unchanged goes on untouched. A new version keeps position, bars and memory, and decides no bar
-        that ended before: the old version could have. One that had failed gets its new chance.
+        A plan whose version is unchanged goes on untouched. A new version keeps position, bars and memory, and decides what later
+        ticks close: an instrument's ticks come in order, so the old version can have decided none of that. One that had
+        failed gets its new chance.
         """
         instances: dict[str, Running] = {}
         for plan in plans:
@@ -131,8 +127,6 @@ class Engine:
             running.failed = state["failed"]
         if state["class_name"] == plan.config.class_name:
             running.memory = {int(token): dict(row) for token, row in state["memory"].items()}
-        running.through = _times(state["through"])
-        running.not_before = _times(state["not_before" if same_version else "through"])
         running.signals = state["signals"]
         running.silent = self._catching_up and state["running"] and (state["silent"] or not same_version)
         return running
@@ -217,11 +211,7 @@ class Engine:
         for bar in closed:
             if bar.interval_s not in plan.strategy.bar_intervals:
                 continue
-            token = bar.instrument_token
-            if token in running.not_before and bar.end <= running.not_before[token]:
-                continue
-            running.through[token] = max(bar.end, running.through.get(token, bar.end))
-            instrument = _tokened(plan.instruments, token)
+            instrument = _tokened(plan.instruments, bar.instrument_token)
             slot = _Slot(
                 f"bar:{bar.interval_s}s:{bar.end.isoformat()}",
                 lambda *rest, bar=bar: derive_at(bar.end, bar.interval_s, *rest),
@@ -363,15 +353,9 @@ def _pack_running(running: Running) -> dict[str, Any]:
         "failed": running.failed,
         "memory": {str(token): dict(row) for token, row in running.memory.items()},
         "silent": running.silent,
-        "through": {str(token): at.isoformat() for token, at in running.through.items()},
-        "not_before": {str(token): at.isoformat() for token, at in running.not_before.items()},
         "signals": running.signals,
         "running": False,
     }
-
-
-def _times(row: dict[str, str]) -> dict[int, datetime]:
-    return {int(token): datetime.fromisoformat(at) for token, at in row.items()}
 
 
 def _signal(plan: Plan, slot: _Slot, spec: SignalSpec) -> Signal:

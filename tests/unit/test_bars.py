@@ -13,7 +13,7 @@ from hypothesis import strategies as some
 
 from core.trading.bars import Bar, BarBuilder, bar_bounds
 from core.trading.ticks import Gap, Tick
-from tests.strategy_world import INFY, OPEN, at, make_tick
+from tests.strategy_world import INFY, at, make_tick
 
 D = Decimal
 
@@ -130,4 +130,3 @@ def test_a_builder_restored_anywhere_gives_the_same_bars(
         assert Bar.unpack(INFY, interval_s, json.loads(json.dumps(bar.pack()))) == bar
     assert all(one.end <= other.start for one, other in pairwise(expected))
     assert sum(bar.volume for bar in expected) <= volume
-    assert OPEN.tzinfo is UTC
