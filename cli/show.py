@@ -1,0 +1,99 @@
+"""How the command line shows money, times and JSON: rupees with Indian grouping, IST, one JSON document on standard output."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from api.reads import Reads
+
+T = TypeVar("T")
+
+SIMULATED = "[yellow]SIMULATED[/]: prices come from the local sandbox; nothing here is real money."
+
+
+def rupees(amount: Decimal | None, places: int = 2) -> str:
+    """`₹12,34,567.80`; a dash where there is no figure."""
+    if amount is None:
+        return "–"
+    whole, _, fraction = f"{abs(amount).quantize(Decimal(1).scaleb(-places), ROUND_HALF_EVEN):f}".partition(".")
+    head, tail = whole[:-3], whole[-3:]
+    groups = [head[max(0, end - 2) : end] for end in range(len(head), 0, -2)][::-1]
+    sign = "-" if amount < 0 and (int(whole) or int(fraction or 0)) else ""
+    return f"{sign}₹{','.join([*groups, tail])}{'.' + fraction if fraction else ''}"
+
+
+def gain(amount: Decimal | None) -> str:
+    """Rupees in green or red."""
+    colour = "white" if not amount else "green" if amount > 0 else "red"
+    return f"[{colour}]{rupees(amount)}[/]"
+
+
+def ist(moment: datetime | None, *, day: bool = True) -> str:
+    """`2026-10-07 09:30:01.250 IST`, without the day where it is plain; a dash where there is none."""
+    from core.clock import to_ist
+
+    if moment is None:
+        return "–"
+    local = to_ist(moment)
+    return f"{local:%Y-%m-%d %H:%M:%S}" if day else f"{local:%H:%M:%S}.{local.microsecond // 1000:03}"
+
+
+def table(*columns: tuple[str, str]) -> Table:
+    """An empty table of (title, `left` or `right`)."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for title, side in columns:
+        shown.add_column(title, justify="right" if side == "right" else "left", overflow="fold")
+    return shown
+
+
+def text(value: object) -> str:
+    """A value as table text: nothing in it is markup."""
+    return escape(str(value))
+
+
+def print_json(answer: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
+    """One JSON document, exactly as the API would give it."""
+    from pydantic import BaseModel
+
+    if isinstance(answer, BaseModel):
+        body: Any = answer.model_dump(mode="json")
+    elif isinstance(answer, dict):
+        body = answer
+    else:
+        body = [row.model_dump(mode="json") for row in answer]
+    sys.stdout.write(json.dumps(body, indent=2, ensure_ascii=False) + "\n")
+
+
+def reading(work: Callable[[Reads], Awaitable[T]]) -> T:
+    """Run `work` with open reads and close them; logs go to standard error, so that JSON stays clean.
+
+    Raises:
+        AlphaPandaError: as `work` does.
+    """
+    import structlog
+
+    from api.reads import Reads
+    from core.config import settings
+
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+
+    async def run() -> T:
+        reads = Reads(settings())
+        try:
+            return await work(reads)
+        finally:
+            await reads.close()
+
+    return asyncio.run(run())
