@@ -24,7 +24,7 @@ from docker.native.supervisor import ALIVE, Part, tail
 
 CRASHES = 3
 
-READY_S = 120.0
+READY_S = 180.0
 """How long all services together may take to become ready on a slow machine."""
 
 CANNOT_START = "cannot start"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -21,14 +20,12 @@ def _nothing(text: str) -> None:
 async def _database(settings: Settings) -> None:
     from core.storage import roles
     from core.storage.migrate import migrate
+    from core.storage.seed import seed
 
     await roles.prepare(settings)
     await migrate(settings)
     await roles.grant(settings)
-    if importlib.util.find_spec("core.storage.seed"):
-        from core.storage.seed import seed
-
-        await seed(settings)
+    await seed(settings)
 
 
 async def provision(settings: Settings, say: Callable[[str], None] = _nothing) -> None:

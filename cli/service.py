@@ -18,7 +18,7 @@ SHARED = {
     "paper-exchange": "streams.paper_exchange",
     "portfolio": "streams.portfolio",
     "order-views": "streams.order_views",
-    "api": "api.service",
+    "api": "api.server",
 }
 """Service → module with `async def main(context)`."""
 
