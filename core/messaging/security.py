@@ -6,6 +6,7 @@ aiokafka hides why a connection failed; the check finds out. Passwords never app
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -36,6 +37,9 @@ _REFUSED = (
 )
 
 CONNECT_S = 5.0
+
+REFUSED_FOR_S = 5.0
+"""A log that was provisioned this moment takes its users up a little later: a refusal counts once it lasts this long."""
 
 PATIENCE_S = 20.0
 """A log that does not answer for this long when a service starts stops the start; a short restart of it does not."""
@@ -112,16 +116,20 @@ async def check_log(
         StopTheStart: naming the address, the user or the topics, and what to do.
     """
     wanted = set(topics)
-    deadline = asyncio.get_running_loop().time() + patience_s
+    began = time.monotonic()
     for pause in pauses():
+        waited = time.monotonic() - began + pause
         try:
             await probe(settings, broker)
             missing = wanted - await topics_seen(settings, broker)
             break
+        except StopTheStart:
+            if waited > min(patience_s, REFUSED_FOR_S):
+                raise
         except Transient as error:
-            if asyncio.get_running_loop().time() + pause > deadline:
+            if waited > patience_s:
                 raise StopTheStart(f"{error} (tried for {patience_s:.0f} s). Start it: `make up`.") from error
-            await asyncio.sleep(pause)
+        await asyncio.sleep(pause)
     if missing:
         user, _ = kafka_credentials(settings, broker)
         raise StopTheStart(
