@@ -102,8 +102,9 @@ class Board:
         self._dirty.add(market.token)
         self.flush()
 
-    def touched(self, market: Market) -> None:
-        self._dirty.add(market.token)
+    def save(self, market: Market) -> None:
+        """Write one market now, in the caller's transaction: a fill and the liquidity it took are one fact."""
+        self._store.save_prices([(market.token, json.dumps(market.state()))])
 
     def flush(self) -> None:
         """Write what moved since the last flush: prices, and the minutes that are over."""

@@ -161,9 +161,8 @@ class Exchange:
         """A paused market takes orders and fills none."""
         self.paused = paused
         self._store.put("paused", paused)
-        if not paused:
-            for token in self.working_tokens():
-                self.on_market(self._board.market(token))
+        for token in self.working_tokens():
+            self.on_market(self._board.market(token))
 
     def cap_next_fill(self, quantity: int, token: int | None) -> None:
         """The next execution (in that instrument) fills at most `quantity`; the rest rests until the next look."""
@@ -200,10 +199,12 @@ class Exchange:
     # An order's way -------------------------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """After a restart: send on what was on its way. Needs the running event loop."""
+        """After a restart: send on what was on its way, look again at what rests. Needs the running event loop."""
         for order in self.orders.values():
             if not order.status.is_end and order.status not in {Status.OPEN, Status.TRIGGER_PENDING}:
                 self._later(order)
+        for token in self.working_tokens():  # a kill may have come between OPEN and the first look
+            self.on_market(self._board.market(token))
 
     def halt(self) -> None:
         """The server stops: what is on its way waits on disk for the next start."""
@@ -330,7 +331,7 @@ class Exchange:
 
     def _fill(self, order: Order, market: Market, executions: tuple[Execution, ...], at: datetime) -> None:
         market.take(order.request.side, executions)
-        self._board.touched(market)
+        self._board.save(market)
         for execution in executions:
             paise = int(execution.price * 100)
             order.filled += execution.quantity

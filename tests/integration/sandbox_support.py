@@ -25,7 +25,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(look: Callable[[], T | None], what: str, seconds: float = 5.0) -> T:
+def wait_for(look: Callable[[], T | None], what: str, seconds: float = 20.0) -> T:
     """The first truthy answer of `look`; fails loudly when there is none in time."""
     deadline = time.monotonic() + seconds
     while True:
@@ -55,7 +55,7 @@ class SandboxProcess:
             ],
             cwd=ROOT,
         )  # fmt: skip
-        wait_for(self._answers, "the sandbox to answer", 20)
+        wait_for(self._answers, "the sandbox to answer", 60)
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, f"the sandbox ended with {self.process.returncode}"

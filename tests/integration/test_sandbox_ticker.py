@@ -47,7 +47,7 @@ class Heard:
         for line in self._process.stdout:
             self._lines.put(json.loads(line))
 
-    def next(self, kind: str, seconds: float = 10.0) -> Any:
+    def next(self, kind: str, seconds: float = 30.0) -> Any:
         """The next thing heard of this kind; others are skipped."""
 
         def look() -> list[Any] | None:
@@ -227,7 +227,7 @@ def test_postbacks_carry_the_checksum(tmp_path: Path) -> None:
             wait_status(kite, order_id, "OPEN")
             assert received.empty()  # Kite says nothing of a mere placement
             kite.cancel_order("regular", order_id)
-            update = received.get(timeout=5)
+            update = received.get(timeout=20)
         assert (update["order_id"], update["status"]) == (order_id, "CANCELLED")
         assert set(update) == set(published_postback())
         text = f"{order_id}{update['order_timestamp']}{API_SECRET}"
