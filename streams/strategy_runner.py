@@ -113,6 +113,8 @@ class Runner:
             self._spawn(self._every(STATUS_S, self._publish_status), "status"),
             self._spawn(self._every(DAY_CHECK_S, self._follow_the_day), "day"),
         ]
+        with contextlib.suppress(Transient), self._ctx.waiting.mended("redis", self._publish_status.__name__):
+            await self._publish_status()
         reading = self._spawn(self._read(), "read")
         self._ctx.health.started()
         await asyncio.wait({reading, *background}, return_when=asyncio.FIRST_COMPLETED)

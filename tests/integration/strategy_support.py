@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import delete
@@ -19,6 +18,7 @@ from core.events.payloads import ConfigChanged
 from core.ids import derive_at, new_id
 from core.messaging.producer import EventProducer
 from core.messaging.reader import LogReader
+from core.messaging.records import Record
 from core.storage.instruments import store_book
 from core.storage.models import CheckpointRow, SharedLeaseRow, StrategyRow, table_of
 from core.storage.strategies import StrategyConfig, save_strategy
@@ -111,9 +111,27 @@ async def watching(settings: Settings, *names: str) -> AsyncIterator[Watcher]:
         await watcher.stop()
 
 
+class Reading:
+    """Raw records that arrive on one topic while the block lasts."""
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self._reader = LogReader(settings, client_id="reading", topics=[name])
+        self._records: list[Record] = []
+
+    async def __aenter__(self) -> Reading:
+        await self._reader.start("latest")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._reader.stop()
+
+    async def until(self, count: int, within_s: float = 20.0) -> list[Record]:
+        deadline = asyncio.get_running_loop().time() + within_s
+        while len(self._records) < count:
+            assert asyncio.get_running_loop().time() < deadline, f"{len(self._records)} of {count} records came"
+            self._records += await self._reader.read(0.2)
+        return self._records
+
+
 def raw(*brokers: Broker) -> list[str]:
     return [topics.signals_raw(broker) for broker in brokers or tuple(Broker)]
-
-
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "run"
