@@ -47,6 +47,7 @@ def register(app: typer.Typer) -> None:
         from core.config import settings
 
         console = Console(stderr=as_json)
+        _logs_to_stderr()
         try:
             session = asyncio.run(_login(settings(), paste, browser, console))
         except StopTheStart:
@@ -54,6 +55,18 @@ def register(app: typer.Typer) -> None:
         except AlphaPandaError as error:
             raise StopTheStart(str(error)) from error
         _report(settings(), session, console, as_json)
+
+
+def _logs_to_stderr() -> None:
+    """Standard output is the answer: log lines, from warnings up, go beside it."""
+    import logging
+
+    import structlog
+
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 def _report(settings: Settings, session: Session, console: Console, as_json: bool) -> None:
