@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from core.storage.views import OrderFilter
 
 PAGE = 500
+SHORT_ID = 12
+"""The end of an id is its random part; the beginning is a time that many orders share."""
 
 COLOURS = {
     OrderStatus.FILLED: "green",
@@ -50,7 +52,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def order(
-        order_id: str = typer.Argument(metavar="ID", help="The order's id, or its first characters from `orders`."),
+        order_id: str = typer.Argument(metavar="ID", help="The order's id, or the end of it as `orders` shows."),
         as_json: bool = typer.Option(False, "--json", help="The whole order as JSON."),
     ) -> None:
         """Show an order's whole life: signal, decision, sends, fills, every step, and where to see it in Temporal UI."""
@@ -77,7 +79,7 @@ async def _collect(reads: Reads, wanted: OrderFilter, broker: Broker | None, lim
 
 
 async def _find(reads: Reads, text: str) -> OrderDetail | str:
-    """The order with this id, or the only recent one whose id begins so; else what to say."""
+    """The order with this id, or the only recent one whose id ends so; else what to say."""
     try:
         found = await reads.order(UUID(text))
         return found or f"No broker's log knows order {text}."
@@ -86,9 +88,11 @@ async def _find(reads: Reads, text: str) -> OrderDetail | str:
     from core.storage.views import OrderFilter
 
     recent = await _collect(reads, OrderFilter(), None, PAGE)
-    matches = [row for row in recent if str(row.order_id).startswith(text.lower())]
+    matches = [row for row in recent if str(row.order_id).endswith(text.lower())]
     if len(matches) != 1:
-        return f"{len(matches)} of the last {len(recent)} orders begin with {text!r}: give the whole id from `orders`."
+        return (
+            f"{len(matches)} of the last {len(recent)} orders end with {text!r}: give the whole id (`orders --json`)."
+        )
     found = await reads.order(matches[0].order_id)
     return found or f"No broker's log knows order {text}."
 
@@ -101,26 +105,25 @@ def _print_orders(rows: list[OrderSummary]) -> None:
     if not rows:
         console.print("No orders.")
         return
+    from core.clock import utc_now
+
     shown = show.table(
-        ("created (IST)", "left"), ("order", "left"), ("broker", "left"), ("state", "left"), ("side", "left"),
-        ("filled", "right"), ("instrument", "left"), ("average", "right"), ("realised", "right"), ("charges", "right"),
-        ("strategy", "left"),
+        ("IST", "left"), ("order", "left"), ("state", "left"), ("side", "left"), ("filled", "right"),
+        ("instrument", "left"), ("average", "right"), ("net", "right"), ("instance", "fold"),
     )  # fmt: skip
     for row in rows:
         shown.add_row(
-            show.ist(row.created_at),
-            str(row.order_id),
-            row.broker,
+            show.ist_short(row.created_at, utc_now()),
+            str(row.order_id)[-SHORT_ID:],
             _state(row),
             row.side,
             f"{row.filled_quantity}/{row.quantity}",
             show.text(row.instrument),
             show.rupees(row.average_price),
-            show.gain(row.realized_pnl),
-            show.rupees(row.charges),
-            show.text(row.strategy_id),
+            show.gain(row.net_pnl) if row.filled_quantity else "–",
+            show.text(row.instance),
         )
-    console.print(shown)
+    show.put(shown)
     if rows[0].simulated:
         console.print(show.SIMULATED)
 
@@ -144,11 +147,11 @@ def _print_order(found: OrderDetail) -> None:
     for send in found.sends:
         answer = f": {show.text(send.answer)}" if send.answer else ""
         console.print(f"  send {send.send_no} tag {send.tag} {send.state} at {show.ist(send.claimed_at)} IST{answer}")
-    steps = show.table(("time (IST)", "left"), ("seq", "right"), ("what", "left"))
+    steps = show.table(("time (IST)", "left"), ("seq", "right"), ("what", "fold"))
     for event in found.events:
         seq = "" if event.order_seq is None else str(event.order_seq)
-        steps.add_row(show.ist(event.at, day=False), seq, show.text(event.text))
-    console.print(steps)
+        steps.add_row(show.ist(event.at), seq, show.text(event.text))
+    show.put(steps)
     console.print(f"Temporal UI: {found.temporal_url}", soft_wrap=True)
     if row.simulated:
         console.print(show.SIMULATED)

@@ -82,7 +82,7 @@ def _print_positions(held: PositionList, report: PnlReport) -> None:
             show.rupees(row.charges),
             show.gain(row.net_pnl) if row.net_pnl is not None else "–",
         )
-    console.print(shown if held.positions else "No positions.")
+    show.put(shown if held.positions else "No positions.")
     for part in report.brokers:
         total = part.total
         missing = f" · {total.unmarked} without a price" if total.unmarked else ""
@@ -124,11 +124,13 @@ def _print_rebuilt(row: Rebuilt) -> None:
             f"[bold]{row.broker}[/]: [green]no difference[/] in {row.positions} positions folded from {row.fills} fills"
         )
         return
-    console.print(f"[bold]{row.broker}[/]: [red]{len(row.differences)} differences[/] over {row.fills} fills")
+    console.print(
+        f"[bold]{row.broker}[/]: [red]{len(row.differences)} difference{'s' if len(row.differences) > 1 else ''}[/] over {row.fills} fills"
+    )
     shown = show.table(
         ("instance", "left"), ("instrument", "left"), ("product", "left"), ("field", "left"), ("live", "right"), ("log", "right")
     )  # fmt: skip
     for found in row.differences:
         instance, instrument, product = found.key
         shown.add_row(show.text(instance), show.text(instrument), product, found.field, found.live, found.rebuilt)
-    console.print(shown)
+    show.put(shown)

@@ -35,8 +35,8 @@ def register(app: typer.Typer) -> None:
 
 def _print_strategies(found: StrategyList) -> None:
     shown = show.table(
-        ("instance", "left"), ("class", "left"), ("instruments", "left"), ("target", "left"), ("trades", "left"),
-        ("state", "left"), ("why", "left"),
+        ("instance", "left"), ("class", "left"), ("instruments", "fold"), ("target", "left"), ("trades", "left"),
+        ("state", "left"), ("why", "fold"),
     )  # fmt: skip
     for row in found.strategies:
         for one in row.instances:
@@ -50,7 +50,7 @@ def _print_strategies(found: StrategyList) -> None:
                 f"[red]{one.state}[/]" if one.state == "failed" else one.state,
                 show.text(why),
             )
-    console.print(shown if found.strategies else "No strategies are configured.")
+    show.put(shown if found.strategies else "No strategies are configured.")
     if found.runtime != "known":
         console.print(f"[yellow]The runtime states are not known[/]: {show.text(found.runtime)}")
     if found.simulated:
@@ -59,10 +59,10 @@ def _print_strategies(found: StrategyList) -> None:
 
 def _print_topics(found: list[TopicStatus]) -> None:
     shown = show.table(
-        ("topic", "left"), ("partitions", "right"), ("end", "right"), ("lag", "left"), ("dead letters", "right")
+        ("topic", "left"), ("partitions", "right"), ("end", "right"), ("lag", "fold"), ("dead letters", "right")
     )
     for row in found:
         behind = ", ".join(f"{group.removeprefix('alpha-panda.')} {count}" for group, count in sorted(row.lag.items()))
         dead = "–" if row.dlq is None else f"[red]{row.dlq}[/]" if row.dlq else "0"
         shown.add_row(show.text(row.topic), str(row.partitions), str(row.end_offset), behind or "–", dead)
-    console.print(shown)
+    show.put(shown)

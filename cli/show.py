@@ -10,8 +10,11 @@ from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from cli.progress import console
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from api.reads import Reads
 
 T = TypeVar("T")
+
+PIPE_WIDTH = 240
 
 SIMULATED = "[yellow]SIMULATED[/]: prices come from the local sandbox; nothing here is real money."
 
@@ -40,22 +45,38 @@ def gain(amount: Decimal | None) -> str:
     return f"[{colour}]{rupees(amount)}[/]"
 
 
-def ist(moment: datetime | None, *, day: bool = True) -> str:
-    """`2026-10-07 09:30:01.250 IST`, without the day where it is plain; a dash where there is none."""
+def ist(moment: datetime | None) -> str:
+    """`09:30:01.250`, in IST; a dash where there is none."""
     from core.clock import to_ist
 
     if moment is None:
         return "–"
     local = to_ist(moment)
-    return f"{local:%Y-%m-%d %H:%M:%S}" if day else f"{local:%H:%M:%S}.{local.microsecond // 1000:03}"
+    return f"{local:%H:%M:%S}.{local.microsecond // 1000:03}"
+
+
+def ist_short(moment: datetime, now: datetime) -> str:
+    """`09:30:01` today, `7 Oct 09:30` before, in IST."""
+    from core.clock import to_ist
+
+    local = to_ist(moment)
+    return f"{local:%H:%M:%S}" if local.date() == to_ist(now).date() else f"{local.day} {local:%b %H:%M}"
 
 
 def table(*columns: tuple[str, str]) -> Table:
-    """An empty table of (title, `left` or `right`)."""
+    """An empty table of (title, `left`, `right` or `fold`); only `fold` columns may break over lines."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for title, side in columns:
-        shown.add_column(title, justify="right" if side == "right" else "left", overflow="fold")
+        shown.add_column(title, justify="right" if side == "right" else "left", no_wrap=side != "fold", overflow="fold")
     return shown
+
+
+def put(shown: Table | str) -> None:
+    """Print a table: as wide as it is where no person's terminal bounds it."""
+    if console.is_terminal:
+        console.print(shown)
+    else:
+        Console(highlight=False, width=PIPE_WIDTH).print(shown)
 
 
 def text(value: object) -> str:

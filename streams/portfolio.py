@@ -51,9 +51,11 @@ async def main(ctx: ServiceContext) -> None:
     engine = config_engine(ctx.settings, pool_size=1)
     lease = Lease(engine, SharedLeaseRow, LEASE, str(ids.new_id()))
 
+    worked = asyncio.Event()
+
     async def work(_: int) -> None:
         ctx.waiting.over("lease")
-        await _fold_all(ctx)
+        await _fold_all(ctx, worked)
 
     try:
         await lease.hold(ctx.stop, work, standby=lambda reason: ctx.waiting.on("lease", reason))
@@ -61,18 +63,18 @@ async def main(ctx: ServiceContext) -> None:
         await engine.dispose()
 
 
-async def _fold_all(ctx: ServiceContext) -> None:
-    """One guarded task for the marks and one a broker, until the stop."""
+async def _fold_all(ctx: ServiceContext, worked: asyncio.Event) -> None:
+    """One guarded task for the marks and one a broker, until the stop. Sets `worked` once every broker's model stands."""
     marks = Marks(ctx)
     ready = {broker: asyncio.Event() for broker in ctx.settings.active_brokers}
     tasks = [
-        asyncio.create_task(_guard(ctx, "marks", marks.run), name="marks"),
-        asyncio.create_task(_say_started(ctx, list(ready.values())), name="ready"),
+        asyncio.create_task(_guard(ctx, worked, "marks", marks.run), name="marks"),
+        asyncio.create_task(_say_started(ctx, list(ready.values()), worked), name="ready"),
         asyncio.create_task(_watch_log(ctx), name="log"),
     ]
     for broker, event in ready.items():
         portfolio = _runner(ctx, broker, marks, event)
-        tasks.append(asyncio.create_task(_guard(ctx, f"{broker} portfolio", portfolio), name=f"{broker} portfolio"))
+        tasks.append(asyncio.create_task(_guard(ctx, worked, f"{broker} portfolio", portfolio), name=f"{broker}"))
     stopping = asyncio.create_task(ctx.stop.wait(), name="stop")
     try:
         done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_EXCEPTION)
@@ -89,9 +91,10 @@ def _runner(ctx: ServiceContext, broker: Broker, marks: Marks, ready: asyncio.Ev
     return lambda: BrokerPortfolio(ctx, broker, marks, ready).run()
 
 
-async def _say_started(ctx: ServiceContext, ready: list[asyncio.Event]) -> None:
+async def _say_started(ctx: ServiceContext, ready: list[asyncio.Event], worked: asyncio.Event) -> None:
     for event in ready:
         await event.wait()
+    worked.set()
     ctx.health.started()
 
 
@@ -102,7 +105,7 @@ async def _watch_log(ctx: ServiceContext) -> None:
             await security.probe(ctx.settings)
 
 
-async def _guard(ctx: ServiceContext, name: str, work: Callable[[], Awaitable[None]]) -> None:
+async def _guard(ctx: ServiceContext, worked: asyncio.Event, name: str, work: Callable[[], Awaitable[None]]) -> None:
     """Keep a task going: begin again after a fault, saying so, without touching the other tasks.
 
     Raises:
@@ -112,7 +115,7 @@ async def _guard(ctx: ServiceContext, name: str, work: Callable[[], Awaitable[No
         try:
             await work()
         except StopTheStart as error:
-            if not ctx.health.ready:
+            if not worked.is_set():
                 raise
             ctx.waiting.on(name, str(error))
         except Transient as error:
@@ -289,10 +292,11 @@ class BrokerPortfolio:
     # read model ----------------------------------------------------------------------------------------------
 
     async def _keep_model(self, store: PortfolioStore) -> None:
-        """Write at each fill and once a second where marks moved; write everything when Redis was emptied or replaced."""
+        """Write at each fill and once a second where marks moved; everything when Redis was emptied or the day rolled."""
         await self._caught_up.wait()
         await self._carry_marks(store)
         whole = True
+        day = self._moment().trading_day
         next_beat = 0.0
         loop = asyncio.get_running_loop()
         while not self._ctx.stop.is_set():
@@ -300,7 +304,8 @@ class BrokerPortfolio:
                 next_beat = loop.time() + BEAT_S
                 self._dirty.update(self._post_moved())
                 self._drift.judge(self._fold)
-                whole = whole or await self._emptied(store)
+                day, before = self._moment().trading_day, day
+                whole = whole or day != before or await self._emptied(store)
             if whole or self._dirty:
                 whole = not await self._write(store, whole)
                 if not whole:

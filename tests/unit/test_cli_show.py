@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 
-from cli.show import ist, rupees
+from cli.show import ist, ist_short, rupees
 
 
 @pytest.mark.parametrize(
@@ -28,5 +28,6 @@ def test_rupees_are_grouped_the_indian_way(amount: str | None, shown: str) -> No
 
 def test_times_are_shown_in_ist() -> None:
     moment = datetime(2026, 10, 7, 20, 0, 1, 250_000, tzinfo=UTC)
-    assert ist(moment) == "2026-10-08 01:30:01"
-    assert ist(moment, day=False) == "01:30:01.250"
+    assert ist(moment) == "01:30:01.250"
+    assert ist_short(moment, moment) == "01:30:01"
+    assert ist_short(moment, moment + timedelta(days=1)) == "8 Oct 01:30"
