@@ -88,9 +88,7 @@ class AccountTurn:
 
     async def stored(self, signal_id: UUID) -> StoredEvent | None:
         """The event of the decision already taken on this signal."""
-        columns = DECISIONS.c
-        statement = select(columns.event_topic, columns.event_key, columns.event_value, columns.event_headers)
-        row = (await self._connection.execute(statement.where(columns.signal_id == signal_id))).one_or_none()
+        row = (await self._connection.execute(_STORED, {"signal": signal_id})).one_or_none()
         if row is None:
             return None
         return StoredEvent(
@@ -128,10 +126,10 @@ class AccountTurn:
         self, decision: dict[str, Any], order: dict[str, Any] | None = None, send: dict[str, Any] | None = None
     ) -> None:
         """The decision with its event's bytes and, when accepted, the PENDING order (the reservation) with its first send."""
-        await self._connection.execute(insert(DECISIONS).values(**decision))
+        await self._connection.execute(insert(DECISIONS), decision)
         if order is not None and send is not None:
-            await self._connection.execute(insert(ORDERS).values(**order))
-            await self._connection.execute(insert(SENDS).values(**send))
+            await self._connection.execute(insert(ORDERS), order)
+            await self._connection.execute(insert(SENDS), send)
 
 
 class RiskJournal:
@@ -159,17 +157,22 @@ class RiskJournal:
             yield AccountTurn(connection, self.account, kill)
 
     async def _lock(self, connection: AsyncConnection) -> Any:
-        statement = select(ACCOUNTS.c.kill, ACCOUNTS.c.kill_reason).where(ACCOUNTS.c.account == self.account)
-        return (await connection.execute(statement.with_for_update())).one_or_none()
+        return (await connection.execute(_LOCK, {"account": self.account})).one_or_none()
 
 
-# The facts, as one statement built once: what differs from signal to signal is bound to it -----------------------------
+# Statements, built once: what differs from signal to signal is bound to them --------------------------------------------
 
 _account, _instance, _side, _slot = (bindparam(name, type_=Text) for name in ("account", "instance", "side", "slot"))
 _product = bindparam("product", type_=Text)
 _token = bindparam("token", type_=BigInteger)
 _day = bindparam("day", type_=Date)
 _day_start, _since = (bindparam(name, type_=DateTime(timezone=True)) for name in ("day_start", "since"))
+
+_LOCK = select(ACCOUNTS.c.kill, ACCOUNTS.c.kill_reason).where(ACCOUNTS.c.account == _account).with_for_update()
+
+_STORED = select(
+    DECISIONS.c.event_topic, DECISIONS.c.event_key, DECISIONS.c.event_value, DECISIONS.c.event_headers
+).where(DECISIONS.c.signal_id == bindparam("signal", type_=DECISIONS.c.signal_id.type))
 
 
 def _working() -> Subquery:
