@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -30,6 +31,7 @@ from core.messaging import dlq, security
 from core.messaging.partition import Duties, PartitionWorker
 from core.messaging.producer import EventProducer
 from core.messaging.records import Handler, Record, record_of
+from core.trading.types import Broker
 from core.waiting import Waiting, pause, pauses
 
 __all__ = ["ConsumerRunner", "Handler", "Record", "group_of"]
@@ -47,7 +49,7 @@ REBALANCE_MS = 30_000
 REVOKE_S = 10.0
 """How long a rebalance waits for records in hand; well inside REBALANCE_MS."""
 
-CLOSE_S = 4.0
+LEAVE_S = 8.0
 WATCH_EVERY_S = 3.0
 
 log = logging.get(__name__)
@@ -60,7 +62,8 @@ def group_of(service: str) -> str:
 class ConsumerRunner:
     """Runs a service's handler over its topics. `ready` is set once partitions are assigned.
 
-    `from_latest`: a partition this group never committed begins at its end instead of its beginning.
+    `from_latest`: a partition this group never committed begins at its end instead of its beginning. `broker`: read under that
+    broker's Kafka user instead of the shared one.
     """
 
     def __init__(
@@ -74,10 +77,12 @@ class ConsumerRunner:
         producer: EventProducer,
         from_latest: bool = False,
         max_batch: int = 200,
+        broker: Broker | None = None,
     ) -> None:
         self.group = group_of(service)
         self.ready = asyncio.Event()
         self._settings = settings
+        self._broker = broker
         self._service = service
         self._topics = tuple(topics)
         self._producer = producer
@@ -89,6 +94,8 @@ class ConsumerRunner:
         self._dirty = asyncio.Event()
         self._committing = asyncio.Lock()
         self._failure: asyncio.Future[None] | None = None
+        self._pending: _Commit | None = None
+        self._joined = False
         self._duties = Duties(service, handler, self._bury, self._waiting, self._dirty.set, self._pressure)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -97,7 +104,8 @@ class ConsumerRunner:
         Raises:
             StopTheStart: the log does not answer at the start, refuses our user or group, or misses a topic (or its DLQ).
         """
-        await security.check_log(self._settings, [*self._topics, *map(names.dlq, self._topics)])
+        wanted = [*self._topics, *map(names.dlq, self._topics)]
+        await security.check_log(self._settings, wanted, broker=self._broker)
         member = slots.claim(self._settings.run_dir / "members", f"{self._service}.{socket.gethostname()}")
         try:
             await self._consume(member.name, stop)
@@ -105,7 +113,9 @@ class ConsumerRunner:
             member.release()
 
     async def _consume(self, member: str, stop: asyncio.Event) -> None:
-        for seconds in pauses():
+        waits = pauses()
+        while True:
+            self._joined = False
             try:
                 await self._session(member, stop)
             except (TopicAuthorizationFailedError, GroupAuthorizationFailedError) as error:
@@ -113,9 +123,11 @@ class ConsumerRunner:
                     f"Kafka does not let group {self.group!r} read {', '.join(self._topics)}: {error}. `make up` sets the rights."
                 ) from error
             except (KafkaError, OSError) as error:
-                log.warning("consumer starts anew", group=self.group, error=repr(error))
-                self._waiting.on(security.PART, f"Kafka connection lost: {error!r}", self.group)
-            if await pause(seconds, stop):
+                if self._joined:
+                    log.warning("consumer starts anew", group=self.group, error=repr(error))
+                    waits = pauses()
+                self._waiting.on(security.PART, self._away(type(error).__name__), self.group)
+            if await pause(next(waits), stop):
                 break
         self._waiting.over(security.PART, self.group)
 
@@ -123,7 +135,7 @@ class ConsumerRunner:
 
     async def _session(self, member: str, stop: asyncio.Event) -> None:
         consumer = AIOKafkaConsumer(
-            **security.client_options(self._settings),
+            **security.client_options(self._settings, self._broker),
             client_id=self._service,
             group_id=self.group,
             group_instance_id=member,  # a restart takes its partitions back at once; else they wait for SESSION_MS
@@ -153,7 +165,7 @@ class ConsumerRunner:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=1)
-            await self._leave(consumer)
+            await self._leave(consumer, stop.is_set())
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         await consumer.start()
@@ -202,35 +214,48 @@ class ConsumerRunner:
                 await self._commit(consumer)
             await asyncio.sleep(COMMIT_EVERY_S)
 
-    async def _commit(self, consumer: AIOKafkaConsumer) -> None:
+    async def _commit(self, consumer: AIOKafkaConsumer, bound_s: float = COMMIT_S) -> None:
         """Commit each worker's finished offset.
 
         Raises:
-            Transient: no answer within COMMIT_S.
+            Transient: no answer within `bound_s`; the commit stays under way and is looked at again next time.
         """
         async with self._committing:
-            due = [
-                worker
-                for worker in self._workers.values()
-                if worker.done != worker.committed and worker.done is not None
-            ]
-            offsets = {worker.partition: worker.done for worker in due}
-            if not offsets:
-                return
-            try:
-                async with asyncio.timeout(COMMIT_S):
-                    await consumer.commit(offsets)
-            except (CommitFailedError, IllegalStateError) as error:
-                # Someone else owns them now: what was not committed is read again there.
-                log.warning("commit refused: partitions moved", group=self.group, error=type(error).__name__)
-                for worker in due:
-                    worker.close()
-                return
-            except (KafkaError, TimeoutError) as error:
-                self._dirty.set()
-                raise Transient(f"Kafka did not take a commit: {type(error).__name__}", part=security.PART) from error
-            for worker in due:
-                worker.committed = offsets[worker.partition]
+            if self._pending is not None:
+                await self._answered(self._pending, bound_s)
+            due = {
+                each: each.done
+                for each in self._workers.values()
+                if each.done is not None and each.done != each.committed
+            }
+            if due:
+                offsets = {each.partition: offset for each, offset in due.items()}
+                self._pending = _Commit(asyncio.create_task(consumer.commit(offsets), name=f"{self.group} commit"), due)
+                await self._answered(self._pending, bound_s)
+
+    async def _answered(self, commit: _Commit, bound_s: float) -> None:
+        # Not cancelled when late: aiokafka goes on with it anyway, and would complain that nobody took the result.
+        await asyncio.wait({commit.task}, timeout=bound_s)
+        if not commit.task.done():
+            self._dirty.set()
+            raise Transient(self._away("commit"), part=security.PART)
+        self._pending = None
+        self._settle(commit)
+
+    def _settle(self, commit: _Commit) -> None:
+        try:
+            commit.task.result()
+        except (CommitFailedError, IllegalStateError) as error:
+            # Someone else owns them now: what was not committed is read again there.
+            log.warning("commit refused: partitions moved", group=self.group, error=type(error).__name__)
+            for worker in commit.due:
+                worker.close()
+        except KafkaError as error:
+            self._dirty.set()
+            raise Transient(self._away(type(error).__name__), part=security.PART) from error
+        else:
+            for worker, offset in commit.due.items():
+                worker.committed = offset
 
     # Rebalance -------------------------------------------------------------------------------------------------
 
@@ -254,6 +279,7 @@ class ConsumerRunner:
         if self._from_latest:
             await self._pin(workers)
         self._waiting.over(security.PART, self.group)
+        self._joined = True
         self.ready.set()
 
     async def _pin(self, workers: list[PartitionWorker]) -> None:
@@ -269,33 +295,53 @@ class ConsumerRunner:
             worker.begins(position)
         self._dirty.set()
 
-    async def _leave(self, consumer: AIOKafkaConsumer) -> None:
+    async def _leave(self, consumer: AIOKafkaConsumer, asked: bool) -> None:
+        """Finish the records in hand, commit, leave: within LEAVE_S, so that a process that was asked to stop does."""
         workers = list(self._workers.values())
         for worker in workers:
             worker.close()
-        await asyncio.gather(*(worker.closed_within(CLOSE_S) for worker in workers))
+        await asyncio.gather(*(worker.closed_within(LEAVE_S / 2) for worker in workers))
         with contextlib.suppress(Transient):
-            await self._commit(consumer)
+            await self._commit(consumer, LEAVE_S / 8)
         self._workers.clear()
         self._consumer = None
+        if self._pending is not None:
+            self._pending.task.cancel()
+            self._pending = None
         try:
-            async with asyncio.timeout(CLOSE_S):
+            async with asyncio.timeout(LEAVE_S / 4):
                 await consumer.stop()
         except TimeoutError:
-            # A member that cannot leave would keep its partitions and handle none of them: only the process's end frees them.
-            raise RuntimeError(f"consumer of {self.group} could not be closed within {CLOSE_S:.0f} s") from None
+            log.warning("consumer not closed cleanly", group=self.group)
+            if not asked:
+                # It would keep its partitions and handle none of them: only the end of the process frees them.
+                raise RuntimeError(f"consumer of {self.group} could not be closed: start the process again") from None
 
     async def _watch(self, consumer: AIOKafkaConsumer) -> None:
-        """aiokafka waits silently while the log is away: ask it now and then, so that health can say so."""
-        await self.ready.wait()
+        """aiokafka waits silently while the log is away: ask it something small now and then, so that health can say so."""
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
+            partition = next(iter(self._workers), None)
+            if partition is None:
+                continue  # between two assignments
             try:
-                await security.probe(self._settings)
-            except (Transient, StopTheStart) as error:
-                self._waiting.on(security.PART, str(error), self.group)
+                async with asyncio.timeout(WATCH_EVERY_S):
+                    await consumer.committed(partition)
+            except (KafkaError, TimeoutError) as error:
+                self._waiting.on(security.PART, self._away(type(error).__name__), self.group)
             else:
                 self._waiting.over(security.PART, self.group)
+
+    def _away(self, why: str) -> str:
+        return f"Kafka at {self._settings.kafka_bootstrap} does not answer: {why}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Commit:
+    """A commit under way and the offsets it is about."""
+
+    task: asyncio.Task[None]
+    due: dict[PartitionWorker, int]
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]

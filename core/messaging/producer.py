@@ -33,7 +33,7 @@ SEND_S = 10.0
 """A send that was not acknowledged by then is Transient."""
 
 START_S = 10.0
-STOP_S = 5.0
+STOP_S = 2.0
 REQUEST_MS = 5_000
 LINGER_MS = 0
 """Batches form while the one before is on its way; lingering would delay every order event."""
@@ -246,9 +246,10 @@ async def _abandon(producer: AIOKafkaProducer) -> None:
     """Close without delivering. aiokafka has no public way to do that, hence the private names."""
     producer._closed = True
     producer._message_accumulator.fail_all(KafkaError("the producer was closed"))
+    sender = producer._sender.sender_task
+    if sender is not None:
+        sender.cancel()
+        await asyncio.wait({sender}, timeout=STOP_S / 2)  # only waited for: it may end cancelled or with an error
     with contextlib.suppress(TimeoutError, KafkaError):
-        async with asyncio.timeout(STOP_S):
-            await producer._sender.close()
-    with contextlib.suppress(TimeoutError, KafkaError):
-        async with asyncio.timeout(STOP_S):
+        async with asyncio.timeout(STOP_S / 2):
             await producer.client.close()

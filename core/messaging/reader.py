@@ -17,6 +17,7 @@ from core.config import Settings
 from core.errors import Transient
 from core.messaging import security
 from core.messaging.records import Record, record_of
+from core.trading.types import Broker
 
 ASK_S = 10.0
 """Bound of one question to the log (offsets, partitions)."""
@@ -32,8 +33,11 @@ Offsets = Mapping[tuple[str, int], int]
 class LogReader:
     """Every partition of its topics, each from its own offset. One task reads at a time."""
 
-    def __init__(self, settings: Settings, *, client_id: str, topics: Sequence[str]) -> None:
+    def __init__(
+        self, settings: Settings, *, client_id: str, topics: Sequence[str], broker: Broker | None = None
+    ) -> None:
         self._settings = settings
+        self._broker = broker
         self._client_id = client_id
         self._topics = tuple(topics)
         self._consumer: AIOKafkaConsumer | None = None
@@ -43,12 +47,12 @@ class LogReader:
         """Begin at these offsets (the next record to read); a partition not named begins at its first record.
 
         Raises:
-            StopTheStart: the log does not answer, refuses our user or misses a topic.
-            Transient: it went away meanwhile.
+            StopTheStart: the log refuses our user or misses a topic.
+            Transient: it does not answer; start again once it may.
         """
-        await security.check_log(self._settings, self._topics)
+        await security.check_once(self._settings, self._topics, self._broker)
         consumer = AIOKafkaConsumer(
-            **security.client_options(self._settings),
+            **security.client_options(self._settings, self._broker),
             client_id=self._client_id,
             enable_auto_commit=False,
             auto_offset_reset="none",
@@ -127,7 +131,7 @@ class LogReader:
 
     async def alive(self) -> None:
         """Raises Transient while the log is away (reading merely finds nothing then)."""
-        await security.probe(self._settings)
+        await security.probe(self._settings, self._broker)
 
     async def stop(self) -> None:
         if self._consumer is not None:

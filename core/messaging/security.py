@@ -107,10 +107,31 @@ async def topics_seen(settings: Settings, broker: Broker | None = None) -> set[s
         await consumer.stop()
 
 
+async def check_once(settings: Settings, topics: Iterable[str], broker: Broker | None = None) -> None:
+    """One look: the log answers, knows our user and has these topics.
+
+    Raises:
+        StopTheStart: it refuses our user, or misses a topic.
+        Transient: it does not answer.
+    """
+    await probe(settings, broker)
+    missing = set(topics) - await topics_seen(settings, broker)
+    if missing:
+        user, _ = kafka_credentials(settings, broker)
+        raise MissingTopics(
+            f"Kafka at {settings.kafka_bootstrap} has no topic {', '.join(sorted(missing))} that user {user!r} may see: "
+            "`make up` creates every topic."
+        )
+
+
+class MissingTopics(StopTheStart):
+    """The log lacks topics this process reads or writes."""
+
+
 async def check_log(
     settings: Settings, topics: Iterable[str], *, broker: Broker | None = None, patience_s: float = PATIENCE_S
 ) -> None:
-    """Make sure that the log answers, knows our user and has these topics.
+    """Make sure, before a service starts, that the log answers, knows our user and has these topics.
 
     Raises:
         StopTheStart: naming the address, the user or the topics, and what to do.
@@ -120,9 +141,9 @@ async def check_log(
     for pause in pauses():
         waited = time.monotonic() - began + pause
         try:
-            await probe(settings, broker)
-            missing = wanted - await topics_seen(settings, broker)
-            break
+            return await check_once(settings, wanted, broker)
+        except MissingTopics:
+            raise
         except StopTheStart:
             if waited > min(patience_s, REFUSED_FOR_S):
                 raise
@@ -130,9 +151,3 @@ async def check_log(
             if waited > patience_s:
                 raise StopTheStart(f"{error} (tried for {patience_s:.0f} s). Start it: `make up`.") from error
         await asyncio.sleep(pause)
-    if missing:
-        user, _ = kafka_credentials(settings, broker)
-        raise StopTheStart(
-            f"Kafka at {settings.kafka_bootstrap} has no topic {', '.join(sorted(missing))} that user {user!r} may see: "
-            "`make up` creates every topic."
-        )

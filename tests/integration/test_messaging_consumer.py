@@ -43,7 +43,7 @@ async def test_poison_goes_to_the_dlq_with_its_reason_and_the_partition_goes_on(
         before = await dlq_depth(settings)
         sent = {"id": b"1", "run": run.encode(), "traceparent": b"00-x"}
         for value in (b"\xff{not json", b'{"type":"no.such"}', b"{}"):
-            await producer.send_raw(RAW, key=b"one key", value=value, headers=list(sent.items()) + [("value", value)])
+            await producer.send_raw(RAW, key=b"one key", value=value, headers=[*sent.items(), ("value", value)])
         await until(lambda: handled == [b"{}"], why="the record after the poison")
         letters = await read_back(settings, topics.dlq(RAW), lambda each: each.headers.get("run") == run.encode())
         after = await dlq_depth(settings)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from core.config import Settings
@@ -56,6 +57,10 @@ class OwnKafka:
         self._process.send_signal(number)
         if number is signal.SIGKILL:
             self._process.wait(timeout=20)
+        if number is signal.SIGSTOP:
+            end = time.monotonic() + 20
+            while psutil.Process(self._process.pid).status() != psutil.STATUS_STOPPED:
+                assert time.monotonic() < end, "Kafka does not stop"
 
     def wait_ready(self, bound_s: float = 240) -> None:
         from confluent_kafka import KafkaException
