@@ -15,7 +15,8 @@ from datetime import timedelta
 import asyncpg
 
 from core import logging, metrics
-from core.brokers.paper import CHANNEL
+from core.brokers.paper_database import PaperDatabase, connect_options, transient
+from core.brokers.paper_statements import CHANNEL
 from core.clock import trading_day, utc_now
 from core.errors import Poison, Transient
 from core.events.envelope import Envelope, EventType, decode, make
@@ -25,9 +26,7 @@ from core.ids import derive_at
 from core.messaging.producer import EventProducer
 from core.messaging.reader import LogReader
 from core.messaging.records import Record
-from core.routing import postgres_credentials
 from core.service import ServiceContext
-from core.storage.db import broker_engine, transient
 from core.trading.types import Broker
 from core.waiting import Waiting, pause, until_well
 from streams.paper_exchange_book import LATENCY, ExchangeOrder, ExchangeStore, Market, match_all
@@ -348,20 +347,9 @@ async def listening(ctx: ServiceContext, notified: Callable[[str], None]) -> Asy
     Raises:
         Transient: no connection to be had.
     """
-    settings = ctx.settings
-    user, password = postgres_credentials(settings, Broker.PAPER)
     closed = asyncio.Event()
     async with transient("listening for orders"):
-        connection = await asyncpg.connect(
-            host=settings.postgres_host,
-            port=settings.postgres_port,
-            user=user,
-            password=password,
-            database=settings.postgres_database,
-            timeout=5,
-            command_timeout=5,
-            server_settings={"application_name": "alpha-panda paper-exchange"},
-        )
+        connection = await asyncpg.connect(**connect_options(ctx.settings))
     try:
         connection.add_termination_listener(lambda _: closed.set())
         async with transient("listening for orders"):
@@ -374,11 +362,11 @@ async def listening(ctx: ServiceContext, notified: Callable[[str], None]) -> Asy
 
 async def main(ctx: ServiceContext) -> None:
     """Run the paper exchange until asked to stop."""
-    engine = broker_engine(ctx.settings, Broker.PAPER, pool_size=4)
+    database = PaperDatabase(ctx.settings, connections=4)
     producer = EventProducer(ctx.settings, client_id=ctx.name, broker=Broker.PAPER)
     reader = LogReader(ctx.settings, client_id=ctx.name, topics=[MARKET_TICKS])
     hints = Hints(producer, ctx.waiting)
-    service = Service(ctx, ExchangeStore(engine), hints)
+    service = Service(ctx, ExchangeStore(database), hints)
     try:
         if not await until_well(ctx.waiting, "kafka", lambda: reader.start("latest"), ctx.stop, "ticks"):
             return
@@ -389,4 +377,4 @@ async def main(ctx: ServiceContext) -> None:
     finally:
         await reader.stop()
         await producer.stop()
-        await engine.dispose()
+        await database.close()

@@ -6,19 +6,35 @@ Never books a fill twice: each look happens under the order's row lock, and a tr
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
-from datetime import date, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Text, any_, bindparam, insert, literal, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncEngine
+import asyncpg
+from sqlalchemy import (
+    ARRAY,
+    Date,
+    DateTime,
+    Text,
+    Uuid,
+    and_,
+    any_,
+    bindparam,
+    exists,
+    insert,
+    or_,
+    select,
+    update,
+)
 
+from core.brokers.paper_database import PART, PaperDatabase, Statement, transient
 from core.brokers.paper_rows import CANCELLED, COMPLETE, OPEN, REJECTED, TRIGGER_PENDING
+from core.brokers.paper_statements import ORDERS
 from core.clock import trading_day, utc_now
+from core.errors import Transient
 from core.ids import derive
-from core.storage.db import transient
 from core.storage.models import ExchangeOrderRow, ExchangeTradeRow
 from core.trading.matching import DepthLevel, Execution, MarketSnapshot, RestingOrder, consume, match, protection_price
 from core.trading.ticks import Tick
@@ -64,7 +80,7 @@ class ExchangeOrder:
 
     @classmethod
     def of(cls, row: Any) -> ExchangeOrder:
-        values = {field.name: getattr(row, field.name) for field in fields(cls)}
+        values = {name: row[name] for name in cls.__slots__}
         values["side"] = Side(values["side"])
         values["order_type"] = OrderType(values["order_type"])
         values["validity"] = Validity(values["validity"])
@@ -183,67 +199,70 @@ def _average(order: ExchangeOrder, executions: Sequence[Execution], filled: int)
 class ExchangeStore:
     """The book in PostgreSQL. Every method is one transaction and raises Transient when the database is away."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, database: PaperDatabase) -> None:
+        self._database = database
 
     async def working(self, since: datetime | None = None) -> list[ExchangeOrder]:
         """Orders that still work, those changed since the given moment or all."""
-        query = select(ExchangeOrderRow).where(~ExchangeOrderRow.done)
-        if since is not None:
-            query = query.where(ExchangeOrderRow.updated_at >= since)
-        return await self._fetch(query, "reading working orders")
+        return await self._fetch("reading working orders", _WORKING, since=since or EVER)
 
     async def load(self, broker_order_ids: Sequence[str]) -> list[ExchangeOrder]:
-        return await self._fetch(select(ExchangeOrderRow).where(_among(broker_order_ids)), "reading orders")
+        return await self._fetch("reading orders", ORDERS, ids=list(broker_order_ids))
 
     async def told_since(self, since: datetime) -> list[ExchangeOrder]:
         """Orders that ended or filled since then: what a hint may have been lost about."""
-        row = ExchangeOrderRow
-        query = select(row).where(row.updated_at >= since, or_(row.done, row.filled_quantity > 0))
-        return await self._fetch(query, "reading recent orders")
+        return await self._fetch("reading recent orders", _TOLD, since=since)
 
     async def apply(self, broker_order_ids: Sequence[str], market: Market) -> tuple[list[Look], MarketSnapshot]:
         """Match these orders against the market under their locks and book what comes of it, each order once a tick."""
-        async with transient("booking fills"), self._engine.begin() as connection:
-            locked = select(ExchangeOrderRow).where(_among(broker_order_ids), ~ExchangeOrderRow.done)
-            orders = [ExchangeOrder.of(row) for row in await connection.execute(locked.with_for_update())]
-            traded = select(ExchangeTradeRow.broker_order_id).where(
-                ExchangeTradeRow.broker_order_id == any_(literal(list(broker_order_ids), ARRAY(Text))),
-                ExchangeTradeRow.tick_id == market.tick_id,
-            )
-            already = set((await connection.execute(traded)).scalars())
-            looks, snapshot = match_all([one for one in orders if one.broker_order_id not in already], market)
+        try:
+            return await self._apply(broker_order_ids, market)
+        except asyncpg.UniqueViolationError as error:
+            raise Transient("another paper exchange booked this tick's fills at the same moment", part=PART) from error
+
+    async def _apply(self, broker_order_ids: Sequence[str], market: Market) -> tuple[list[Look], MarketSnapshot]:
+        given = {"ids": list(broker_order_ids), "tick_id": market.tick_id}
+        async with transient("booking fills"), self._database.connection() as connection, connection.transaction():
+            locked = await connection.fetch(_LOCKED.text, *_LOCKED.arguments(given))
+            orders = [ExchangeOrder.of(row) for row in locked if not row["looked"]]
+            looks, snapshot = match_all(orders, market)
             now = utc_now()
             looks = [Look(replace(one.order, updated_at=now), one.executions) for one in looks]
-            trades = [row for one in looks for row in _trade_rows(one, market)]
+            trades = [_INSERT.arguments(row) for one in looks for row in _trade_rows(one, market)]
             if trades:
-                await connection.execute(insert(ExchangeTradeRow), trades)
+                await connection.executemany(_INSERT.text, trades)
             if looks:
-                await connection.execute(_UPDATE, [_order_values(one.order) for one in looks])
+                changes = [_UPDATE.arguments(_order_values(one.order)) for one in looks]
+                await connection.executemany(_UPDATE.text, changes)
         return looks, snapshot
 
     async def cancel(self, broker_order_ids: Sequence[str]) -> list[ExchangeOrder]:
         """End these orders where a cancel is asked for and nothing ended them before."""
-        row = ExchangeOrderRow
-        statement = update(row).where(_among(broker_order_ids), ~row.done, row.cancel_requested)
-        return await self._end(statement, "cancelled on request", "cancelling orders")
+        given = {"ids": list(broker_order_ids), "message": "cancelled on request", "now": utc_now()}
+        return await self._fetch("cancelling orders", _CANCEL, **given)
 
     async def end_day(self, today: date) -> list[ExchangeOrder]:
         """DAY orders of an earlier trading day end with it."""
-        row = ExchangeOrderRow
-        statement = update(row).where(~row.done, row.trading_day < today)
-        return await self._end(statement, "the trading day is over", "ending the day")
+        given = {"day": today, "message": "the trading day is over", "now": utc_now()}
+        return await self._fetch("ending the day", _END_DAY, **given)
 
-    async def _end(self, statement: Any, message: str, what: str) -> list[ExchangeOrder]:
-        values = {"status": CANCELLED, "status_message": message, "done": True, "updated_at": utc_now()}
-        async with transient(what), self._engine.begin() as connection:
-            ended = await connection.execute(statement.values(**values).returning(ExchangeOrderRow))
-            return [ExchangeOrder.of(row) for row in ended]
+    async def _fetch(self, what: str, statement: Statement, **values: Any) -> list[ExchangeOrder]:
+        return [ExchangeOrder.of(row) for row in await self._database.fetch(what, statement, **values)]
 
-    async def _fetch(self, query: Any, what: str) -> list[ExchangeOrder]:
-        async with transient(what), self._engine.connect() as connection:
-            return [ExchangeOrder.of(row) for row in await connection.execute(query)]
 
+EVER = datetime(2000, 1, 1, tzinfo=UTC)
+
+_order, _trade = ExchangeOrderRow, ExchangeTradeRow
+_TIME = DateTime(timezone=True)
+_SINCE = bindparam("since", type_=_TIME)
+_AMONG = _order.broker_order_id == any_(bindparam("ids", type_=ARRAY(Text)))
+_LOOKED = exists().where(
+    _trade.broker_order_id == _order.broker_order_id, _trade.tick_id == bindparam("tick_id", type_=Uuid)
+)
+_WORKING = Statement(select(_order).where(~_order.done, _order.updated_at >= _SINCE))
+_TOLD = Statement(select(_order).where(_order.updated_at >= _SINCE, or_(_order.done, _order.filled_quantity > 0)))
+_LOCKED = Statement(select(_order, _LOOKED.label("looked")).where(_AMONG, ~_order.done).with_for_update())
+_INSERT = Statement(insert(_trade))
 
 _CHANGES = (
     "order_type",
@@ -257,11 +276,22 @@ _CHANGES = (
     "done",
 )
 
-_UPDATE = (
-    update(ExchangeOrderRow.__table__)  # type: ignore[arg-type]
-    .where(ExchangeOrderRow.broker_order_id == bindparam("key"))
-    .values({name: bindparam(f"new_{name}") for name in _CHANGES})
+_UPDATE = Statement(
+    update(_order)
+    .where(_order.broker_order_id == bindparam("key", type_=Text))
+    .values({name: bindparam(f"new_{name}", type_=getattr(_order, name).type) for name in _CHANGES})
 )
+
+
+def _end(condition: Any) -> Statement:
+    message, now = bindparam("message", type_=Text), bindparam("now", type_=_TIME)
+    change = update(_order).where(~_order.done, condition)
+    change = change.values(status=CANCELLED, status_message=message, done=True, updated_at=now)
+    return Statement(change.returning(*_order.__table__.columns))
+
+
+_CANCEL = _end(and_(_AMONG, _order.cancel_requested))
+_END_DAY = _end(_order.trading_day < bindparam("day", type_=Date))
 
 
 def _order_values(order: ExchangeOrder) -> dict[str, Any]:
@@ -283,7 +313,3 @@ def _trade_rows(one: Look, market: Market) -> list[dict[str, Any]]:
         }
         for number, execution in enumerate(one.executions)
     ]
-
-
-def _among(broker_order_ids: Sequence[str]) -> Any:
-    return ExchangeOrderRow.broker_order_id == any_(literal(list(broker_order_ids), ARRAY(Text)))

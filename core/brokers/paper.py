@@ -13,24 +13,16 @@ from decimal import Decimal
 from typing import Any
 
 import asyncpg
-from sqlalchemy import ARRAY, Select, Text, any_, case, exists, func, literal, select, update
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from core import logging
 from core.brokers import paper_rows as rows
+from core.brokers import paper_statements as sql
+from core.brokers.paper_database import PaperDatabase, Statement, is_away
 from core.brokers.port import Book, BookRow, BrokerPosition, BrokerProfile, Funds, PlaceRequest, Trade
 from core.clock import trading_day, utc_now
 from core.config import Settings
 from core.errors import NotPlaced, OutcomeUnknown
 from core.routing import account
-from core.storage.db import broker_engine, is_transient, transient
-from core.storage.models import ExchangeOrderRow, ExchangeTradeRow
-from core.trading.types import Broker, OrderType, Side, Validity
-
-CHANNEL = "paper_exchange"
-"""NOTIFY channel that wakes the exchange; the payload is the broker order id."""
+from core.trading.types import Broker, OrderType, Validity
 
 ANSWER_S = 7.0
 """Most we wait for the database to answer an order command, in seconds."""
@@ -45,8 +37,6 @@ UNLIMITED = BrokerProfile(
     modifications=None,
     reads_by_id=True,
 )
-
-log = logging.get(__name__)
 
 
 def broker_order_id(tag: str) -> str:
@@ -63,16 +53,14 @@ class PaperTrader:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._account = account(settings, Broker.PAPER)
-        engine = broker_engine(settings, Broker.PAPER, pool_size=8)
-        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._database = PaperDatabase(settings, connections=8)
 
     async def start(self) -> None:
         """Raises Transient when the database is away."""
-        async with transient("opening the paper account"), self._engine.connect() as connection:
-            await connection.execute(select(1))
+        await self._database.fetch("opening the paper account", sql.ORDERS, ids=[])
 
     async def close(self) -> None:
-        await self._engine.dispose()
+        await self._database.close()
 
     async def account(self) -> str:
         return self._account
@@ -81,7 +69,7 @@ class PaperTrader:
         """Book the order, once by its tag; returns the broker order id, also when it was booked before."""
         check(request)
         order_id = broker_order_id(request.tag)
-        await self._command(f"placing {request.tag}", _insert(request, order_id), request.deadline)
+        await self._command(f"placing {request.tag}", sql.PLACE, _values(request, order_id), request.deadline)
         return order_id
 
     async def modify(
@@ -94,77 +82,58 @@ class PaperTrader:
         order_type: OrderType | None,
     ) -> None:
         """Change what is still working. Fills made before stay; a quantity below what is filled is refused."""
-        order = ExchangeOrderRow
-        changes: dict[str, Any] = {
-            key: value
-            for key, value in (("quantity", quantity), ("price", price), ("trigger_price", trigger_price))
-            if value is not None
-        }
-        if order_type is not None:
-            changes["order_type"] = order_type.value
-            changes["market_protection"] = rows.protection(order_type)
-        if not changes:
+        if all(value is None for value in (quantity, price, trigger_price, order_type)):
             raise NotPlaced(f"nothing to modify on {broker_order_id}", code="NOTHING_TO_MODIFY", retryable=False)
         if quantity is not None and quantity <= 0:
             raise NotPlaced(f"quantity {quantity} must be positive", code="QUANTITY", retryable=False)
-        wanted = order.broker_order_id == broker_order_id
-        change = update(order).where(wanted, ~order.done)
-        if quantity is not None:
-            change = change.where(order.filled_quantity < quantity)
-        values = {**changes, "modifications": order.modifications + 1, "updated_at": func.clock_timestamp()}
-        hit = change.values(**values).returning(order.broker_order_id).cte("hit")
-        row = await self._command(f"modifying {broker_order_id}", _answer(hit, broker_order_id), None)
+        values = {
+            "id": broker_order_id,
+            "new_quantity": quantity,
+            "new_price": price,
+            "new_trigger_price": trigger_price,
+            "new_order_type": None if order_type is None else order_type.value,
+            "now": utc_now(),
+        }
+        row = await self._command(f"modifying {broker_order_id}", sql.MODIFY, values, None)
         _refuse_missed(row, broker_order_id, "modified")
 
     async def cancel(self, broker_order_id: str) -> None:
         """Ask for a cancel; the exchange does it after its latency, unless a fill is there first."""
-        order = ExchangeOrderRow
-        change = update(order).where(order.broker_order_id == broker_order_id, ~order.done)
-        values = {"cancel_requested": True, "updated_at": func.clock_timestamp()}
-        hit = change.values(**values).returning(order.broker_order_id).cte("hit")
-        row = await self._command(f"cancelling {broker_order_id}", _answer(hit, broker_order_id), None)
+        row = await self._command(f"cancelling {broker_order_id}", sql.CANCEL, {"id": broker_order_id}, None)
         _refuse_missed(row, broker_order_id, "cancelled")
 
     async def book(self) -> Book:
         requested_at = utc_now()
         day = trading_day(requested_at)
-        query = select(ExchangeOrderRow).where(ExchangeOrderRow.trading_day == day)
-        found = await self._read(query, "reading the book")
+        found = await self._database.fetch("reading the book", sql.BOOK, day=day)
         return Book(self._account, day, requested_at, utc_now(), tuple(rows.book_row(row) for row in found))
 
     async def orders(self, broker_order_ids: Sequence[str]) -> dict[str, BookRow]:
         """These orders' rows, of whatever day: the paper exchange forgets nothing at the day's roll."""
         if not broker_order_ids:
             return {}
-        query = select(ExchangeOrderRow).where(ExchangeOrderRow.broker_order_id == _any(broker_order_ids))
-        found = await self._read(query, "reading orders")
-        return {row.broker_order_id: rows.book_row(row) for row in found}
+        found = await self._database.fetch("reading orders", sql.ORDERS, ids=list(broker_order_ids))
+        return {row["broker_order_id"]: rows.book_row(row) for row in found}
 
     async def trades(self, broker_order_ids: Sequence[str]) -> dict[str, tuple[Trade, ...]]:
         """These orders' trades in the order they happened, of whatever day."""
         if not broker_order_ids:
             return {}
-        query = _trades().where(ExchangeTradeRow.broker_order_id == _any(broker_order_ids))
         found: dict[str, list[Trade]] = {}
-        for row in await self._read(query, "reading trades"):
-            found.setdefault(row.broker_order_id, []).append(rows.trade(row))
+        for row in await self._database.fetch("reading trades", sql.TRADES, ids=list(broker_order_ids)):
+            found.setdefault(row["broker_order_id"], []).append(rows.trade(row))
         return {key: tuple(trades) for key, trades in found.items()}
 
     async def positions(self) -> tuple[BrokerPosition, ...]:
         """Net position by instrument and product over all trades ever; closed ones are left out."""
-        return rows.net_positions(await self._read(_trades_of_open_positions(), "reading positions"))
+        return rows.net_positions(await self._database.fetch("reading positions", sql.TRADES_OF_OPEN_POSITIONS))
 
     async def funds(self) -> Funds:
         """PAPER_CAPITAL less what open positions cost, in rupees. No leverage, no margin model."""
         used = sum((abs(row.quantity) * row.average_price for row in await self.positions()), Decimal(0))
         return Funds(available=self._settings.paper_capital - used, utilised=used)
 
-    async def _read(self, query: Select[Any], what: str) -> Sequence[Any]:
-        async with transient(what), self._engine.connect() as connection:
-            found: Sequence[Any] = (await connection.execute(query)).all()
-            return found
-
-    async def _command(self, what: str, statement: Select[Any], deadline: float | None) -> Any:
+    async def _command(self, what: str, statement: Statement, values: dict[str, Any], deadline: float | None) -> Any:
         """Run one statement that commits by itself, and say for certain whether it did where that is known."""
         until = time.monotonic() + ANSWER_S
         until = until if deadline is None else min(deadline, until)
@@ -173,27 +142,28 @@ class PaperTrader:
                 raise NotPlaced(f"{what}: past its deadline, not sent", code="DEADLINE", retryable=True)
             try:
                 async with asyncio.timeout(max(until - time.monotonic(), 0.001)):
-                    return (await connection.execute(statement)).one_or_none()
+                    return await connection.fetchrow(statement.text, *statement.arguments(values))
             except TimeoutError as error:
                 raise OutcomeUnknown(f"{what}: the database did not answer in time") from error
             except Exception as error:
                 raise classify_database(error, what) from error
 
     @asynccontextmanager
-    async def _connection(self, what: str, until: float) -> AsyncIterator[AsyncConnection]:
+    async def _connection(self, what: str, until: float) -> AsyncIterator[Any]:
         """A connection that works; nothing has been sent while this fails."""
+        using = self._database.connection()
         try:
             async with asyncio.timeout(max(until - time.monotonic(), 0.001)):
-                connection = await self._engine.connect()
+                connection = await using.__aenter__()
         except Exception as error:
-            if isinstance(error, TimeoutError) or is_transient(error):
+            if is_away(error):
                 message = f"{what}: PostgreSQL is away ({type(error).__name__}), nothing was sent"
                 raise NotPlaced(message, code="DATABASE_AWAY", retryable=True) from error
             raise
         try:
             yield connection
         finally:
-            await connection.close()
+            await using.__aexit__(None, None, None)
 
 
 def check(request: PlaceRequest) -> None:
@@ -234,22 +204,19 @@ def classify_database(error: Exception, what: str) -> NotPlaced | OutcomeUnknown
 
     A lost connection, or one the server ended, may have lost the answer of a commit that did happen.
     """
-    cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig is not None else error
     ended = asyncpg.AdminShutdownError | asyncpg.CrashShutdownError | asyncpg.PostgresConnectionError
-    if isinstance(cause, asyncpg.PostgresError) and not isinstance(cause, ended):
+    if isinstance(error, asyncpg.PostgresError) and not isinstance(error, ended):
         short = asyncpg.InsufficientResourcesError | asyncpg.QueryCanceledError
-        passing = is_transient(error) or isinstance(cause, short)
-        message = f"{what}: PostgreSQL refused it: {cause}"
-        return NotPlaced(message, code="DATABASE_REFUSED", retryable=passing)
-    lost = type(cause).__name__
+        passing = is_away(error) or isinstance(error, short)
+        return NotPlaced(f"{what}: PostgreSQL refused it: {error}", code="DATABASE_REFUSED", retryable=passing)
+    lost = type(error).__name__
     return OutcomeUnknown(f"{what}: the connection to PostgreSQL was lost after it was sent ({lost})")
 
 
-def _insert(request: PlaceRequest, order_id: str) -> Select[Any]:
-    """One statement: book the order unless its tag is booked already, and wake the exchange if it is new."""
+def _values(request: PlaceRequest, order_id: str) -> dict[str, Any]:
     now = utc_now()
-    trigger_needed = request.order_type in {OrderType.SL, OrderType.SL_M}
-    values = {
+    stop = request.order_type in {OrderType.SL, OrderType.SL_M}
+    return {
         "broker_order_id": order_id,
         "tag": request.tag,
         "trading_day": trading_day(now),
@@ -264,53 +231,17 @@ def _insert(request: PlaceRequest, order_id: str) -> Select[Any]:
         "validity": request.validity.value,
         "quantity": request.quantity,
         "price": request.price if request.order_type in {OrderType.LIMIT, OrderType.SL} else None,
-        "trigger_price": request.trigger_price if trigger_needed else None,
+        "trigger_price": request.trigger_price if stop else None,
         "market_protection": rows.protection(request.order_type),
-        "status": rows.TRIGGER_PENDING if trigger_needed else rows.OPEN,
+        "status": rows.TRIGGER_PENDING if stop else rows.OPEN,
         "accepted_at": now,
-        "updated_at": func.clock_timestamp(),
     }
-    order = ExchangeOrderRow
-    booked = insert(order).values(**values).on_conflict_do_nothing(index_elements=[order.tag])
-    new = booked.returning(order.broker_order_id).cte("new")
-    return select(new.c.broker_order_id, func.pg_notify(CHANNEL, new.c.broker_order_id))
-
-
-def _answer(hit: Any, order_id: str) -> Select[Any]:
-    """`hit` (whether the change took), the notification, and whether the order is there at all."""
-    order = ExchangeOrderRow
-    there = exists().where(order.broker_order_id == order_id)
-    woken = select(func.count(hit.c.broker_order_id)).scalar_subquery()
-    notified = select(func.pg_notify(CHANNEL, hit.c.broker_order_id)).select_from(hit).limit(1).scalar_subquery()
-    return select(woken.label("hit"), notified.label("notified"), there.label("there"), literal(order_id))
 
 
 def _refuse_missed(row: Any, order_id: str, done: str) -> None:
-    if row.hit:
+    if row["hit"]:
         return
-    if not row.there:
+    if not row["there"]:
         raise NotPlaced(f"no order {order_id} at the paper exchange", code="ORDER_NOT_FOUND", retryable=False)
-    words = f"order {order_id} cannot be {done}: it is not working any more"
+    words = f"order {order_id} cannot be {done}: it is not working any more, or has filled more"
     raise NotPlaced(words, code="ORDER_NOT_OPEN", retryable=False)
-
-
-def _any(broker_order_ids: Sequence[str]) -> Any:
-    return any_(literal(list(broker_order_ids), ARRAY(Text)))
-
-
-def _trades() -> Any:
-    order, trade = ExchangeOrderRow, ExchangeTradeRow
-    return (
-        select(trade, order.exchange, order.tradingsymbol, order.instrument_token, order.side, order.product)
-        .join(order, order.broker_order_id == trade.broker_order_id)
-        .order_by(trade.filled_at, trade.trade_id)
-    )
-
-
-def _trades_of_open_positions() -> Select[Any]:
-    """Every trade of each (instrument, product) that does not net to zero."""
-    order, trade = ExchangeOrderRow, ExchangeTradeRow
-    signed = case((order.side == Side.BUY.value, trade.quantity), else_=-trade.quantity)
-    net = func.sum(signed).over(partition_by=(order.instrument_token, order.product)).label("net")
-    every = _trades().add_columns(net).order_by(None).subquery()
-    return select(every).where(every.c.net != 0).order_by(every.c.filled_at, every.c.trade_id)
