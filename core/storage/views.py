@@ -12,9 +12,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import BindParameter, ColumnElement, Table, and_, bindparam, func, or_, select, tuple_
+from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from core.errors import AlphaPandaError
 from core.events.envelope import Envelope
@@ -38,18 +38,46 @@ class BadCursor(AlphaPandaError):
 
 
 async def store(engine: AsyncEngine, envelope: Envelope) -> None:
-    """Store an event once by its id, and move its order's row if its `order_seq` is higher. Safe to repeat.
+    """Store an event once by its id, and move its order's row if its `order_seq` is higher: one statement, safe to repeat.
 
     Raises:
         Transient: the database is away.
     """
     data = envelope.data
-    async with transient("writing order views"), engine.begin() as connection:
-        await connection.execute(insert(EVENTS).values(**_event_row(envelope)).on_conflict_do_nothing())
-        if isinstance(data, OrderEvent):
-            await _apply(connection, data.order, data.order_seq)
-        elif isinstance(data, SignalValidated):
-            await _apply(connection, _pending(data), DECIDED)
+    values = _named("event", _event_row(envelope))
+    statement = _STORE_EVENT
+    if isinstance(data, OrderEvent):
+        statement = _STORE_BOTH
+        values |= _named("order", _order_row(data.order, data.order_seq))
+    elif isinstance(data, SignalValidated):
+        statement = _STORE_BOTH
+        values |= _named("order", _order_row(_pending(data), DECIDED))
+    async with transient("writing order views"), engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await connection.execute(statement, values)
+
+
+def _named(prefix: str, row: dict[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}_{name}": value for name, value in row.items()}
+
+
+def _columns(prefix: str, table: Table) -> dict[str, BindParameter[Any]]:
+    return {column.name: bindparam(f"{prefix}_{column.name}", type_=column.type) for column in table.columns}
+
+
+def _store_both() -> Insert:
+    """The order's row, only forward, with the event's row alongside. Built once: building costs more than running."""
+    statement = insert(ORDERS).values(**_columns("order", ORDERS))
+    kept = {"order_id", "created_at"}
+    newer = {column.name: statement.excluded[column.name] for column in ORDERS.columns if column.name not in kept}
+    statement = statement.on_conflict_do_update(
+        index_elements=["order_id"], set_=newer, where=ORDERS.c.order_seq < statement.excluded.order_seq
+    )
+    return statement.add_cte(_STORE_EVENT.cte("event"))
+
+
+_STORE_EVENT = insert(EVENTS).values(**_columns("event", EVENTS)).on_conflict_do_nothing()
+_STORE_BOTH = _store_both()
 
 
 def _event_row(envelope: Envelope) -> dict[str, Any]:
@@ -97,8 +125,8 @@ def _pending(decision: SignalValidated) -> OrderState:
     )
 
 
-async def _apply(connection: AsyncConnection, order: OrderState, order_seq: int) -> None:
-    values = {
+def _order_row(order: OrderState, order_seq: int) -> dict[str, Any]:
+    return {
         "order_id": order.order_id,
         "signal_id": order.signal_id,
         "strategy_id": order.strategy_id,
@@ -111,15 +139,6 @@ async def _apply(connection: AsyncConnection, order: OrderState, order_seq: int)
         "created_at": order.created_at,
         "updated_at": order.updated_at,
     }
-    statement = insert(ViewOrderRow).values(**values)
-    newer = {name: statement.excluded[name] for name in values if name not in {"order_id", "created_at"}}
-    await connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["order_id"],
-            set_=newer,
-            where=ViewOrderRow.order_seq < statement.excluded.order_seq,
-        )
-    )
 
 
 # reading ---------------------------------------------------------------------------------------------------------
