@@ -94,6 +94,7 @@ def utc_text(moment: datetime) -> str:
     return moment.isoformat().replace("+00:00", "Z")
 
 
+@lru_cache(maxsize=16_384)  # prices come back all day
 def _rupees(value: int, digits: int) -> str:
     sign, value = ("-", -value) if value < 0 else ("", value)
     whole, rest = divmod(value, 10**digits)
