@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from core.config import Settings
+from core.errors import Transient
 from core.health import HealthReporter
 from core.ids import new_id
 from core.messaging.consumer import ConsumerRunner
 from core.messaging.producer import EventProducer
 from core.messaging.reader import LogReader
 from core.messaging.records import Handler, Record
+from core.waiting import pauses
 
 BOUND_S = 60.0
 
@@ -86,7 +87,13 @@ def number_of(record: Record, run: str) -> int | None:
 async def read_back(settings: Settings, topic: str, wanted: Callable[[Record], bool]) -> list[Record]:
     """Everything on a topic now that is wanted."""
     reader = LogReader(settings, client_id="test-reader", topics=[topic])
-    await reader.start("earliest")
+    async with asyncio.timeout(BOUND_S):
+        for seconds in pauses():  # a broker that was just restarted or thawed may still be away for a moment
+            try:
+                await reader.start("earliest")
+                break
+            except Transient:
+                await asyncio.sleep(seconds)
     try:
         end = await reader.end_offsets()
         missing = {where for where, offset in end.items() if offset > 0}
@@ -102,9 +109,3 @@ async def read_back(settings: Settings, topic: str, wanted: Callable[[Record], b
         return found
     finally:
         await reader.stop()
-
-
-async def finish(*steps: Awaitable[object]) -> None:
-    for step in steps:
-        with contextlib.suppress(asyncio.CancelledError):
-            await step
