@@ -32,7 +32,9 @@ class BookMissing(Transient):
     """The day's dump is not stored yet; market-feed writes it at its start and at 06:00 IST."""
 
     def __init__(self, target: KiteTarget, day: date) -> None:
-        super().__init__(f"no instruments of {target} for {day} yet: market-feed downloads them at its start", part="instruments")
+        super().__init__(
+            f"no instruments of {target} for {day} yet: market-feed downloads them at its start", part="instruments"
+        )
 
 
 async def store_book(engine: AsyncEngine, target: KiteTarget, day: date, rows: Sequence[Instrument]) -> int:
@@ -50,7 +52,6 @@ async def store_book(engine: AsyncEngine, target: KiteTarget, day: date, rows: S
     records = [(target.value, day, key, row.instrument_token, row.model_dump_json()) for key, row in unique.items()]
     async with transient("storing the day's instruments"), engine.begin() as connection:
         await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('config.instruments'))"))
-        await connection.execute(text("SET LOCAL statement_timeout = 0"))
         await connection.execute(
             delete(InstrumentRow).where(
                 InstrumentRow.target == target.value,
