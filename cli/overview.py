@@ -24,7 +24,7 @@ class Trading:
     inactive: tuple[str, ...]
 
 
-def _judge(settings: Settings, opt_ins: dict[str, str]) -> tuple[list[str], list[str]]:
+def judge(settings: Settings, opt_ins: dict[str, str]) -> tuple[list[str], list[str]]:
     """Brokers a strategy trades on now, and opt-ins that are inactive, with why."""
     from core import routing
     from core.trading.types import Broker
@@ -66,7 +66,7 @@ async def trading(settings: Settings) -> list[Trading]:
         await connection.close()
     found = []
     for row in rows:
-        runs, off = _judge(settings, json.loads(row["opt_ins"]))
+        runs, off = judge(settings, json.loads(row["opt_ins"]))
         found.append(Trading(row["strategy_id"], tuple(json.loads(row["instruments"])), tuple(runs), tuple(off)))
     return found
 

@@ -68,7 +68,8 @@ def bring_up() -> Settings:
     new = not (home() / ".env").exists()
     added = ensure_env(home())
     if added:
-        written = "written with generated passwords" if new else f"gained {', '.join(added)}"
+        more = f"{', '.join(added[:3])}{f' and {len(added) - 3} more' if len(added) > 3 else ''}"
+        written = "written with generated passwords" if new else f"gained {more}"
         console.print(f"  [green]✓[/green] Settings [dim]{home() / '.env'} {written}[/dim]", soft_wrap=True)
     settings = load_settings()
     checks.session(settings)

@@ -40,7 +40,8 @@ def _memory_mb(pid: int) -> int | None:
         process = psutil.Process(pid)
         total = 0
         for each in (process, *process.children(recursive=True)):
-            total += getattr(each.memory_info(), "rss", 0)
+            full = each.memory_full_info()
+            total += getattr(full, "pss", full.rss)  # shared pages count once, not once a process
     except psutil.Error:
         return None
     return total // MEGABYTE

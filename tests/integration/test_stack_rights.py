@@ -63,11 +63,15 @@ async def test_a_brokers_user_cannot_read_the_other_brokers_topics(
 ) -> None:
     topic = topics.orders_event(other, "filled")
     consumer = AIOKafkaConsumer(topic, group_id="alpha-panda.rights", **client_options(settings, broker))
+
+    async def read() -> None:
+        async with asyncio.timeout(30):
+            await consumer.start()
+            await consumer.getone()
+
     try:
         with pytest.raises(TopicAuthorizationFailedError):
-            async with asyncio.timeout(30):
-                await consumer.start()
-                await consumer.getone()
+            await read()
     finally:
         await consumer.stop()
 

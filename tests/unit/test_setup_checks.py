@@ -1,0 +1,87 @@
+"""`make up` off `local` needs a session first, and says which command gets one."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli import checks, overview, record
+from cli.setup import ensure_env
+from core.brokers.zerodha_session import Session, write_session
+from core.clock import utc_now
+from core.config import Settings, load_settings
+from core.errors import SessionMissing, StopTheStart
+from core.trading.types import Broker
+
+
+@pytest.fixture
+def make_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("ALPHA_PANDA_HOME", str(tmp_path))
+
+    def make(**given: Any) -> Settings:
+        ensure_env(tmp_path)
+        return load_settings(**given)
+
+    return make
+
+
+def _session(hours: float) -> Session:
+    now = utc_now()
+    return Session("AB1234", "key1", "token-that-nobody-sees", now, now + timedelta(hours=hours))
+
+
+def test_local_logs_itself_in_and_needs_no_session(make_settings: Any) -> None:
+    checks.session(make_settings(kite_target="local"))
+
+
+@pytest.mark.parametrize("hours", [None, -1])
+def test_without_a_valid_session_the_start_stops_and_names_the_command(make_settings: Any, hours: float | None) -> None:
+    settings = make_settings(kite_target="production")
+    if hours is not None:
+        write_session(settings, _session(hours))
+    with pytest.raises(SessionMissing, match="alpha-panda login") as caught:
+        checks.session(settings)
+    assert "Nothing was started" in str(caught.value)
+    assert "token-that-nobody-sees" not in str(caught.value)
+
+
+def test_a_valid_session_lets_the_start_go_on(make_settings: Any) -> None:
+    settings = make_settings(kite_target="production")
+    write_session(settings, _session(5))
+    checks.session(settings)
+
+
+@pytest.mark.parametrize(
+    ("active", "opted", "runs", "off"),
+    [
+        ((Broker.PAPER, Broker.ZERODHA), {}, ["paper"], []),
+        ((Broker.PAPER, Broker.ZERODHA), {"zerodha": "local"}, ["paper", "zerodha (local)"], []),
+        ((Broker.PAPER,), {"zerodha": "local"}, ["paper"], ["zerodha (not in ACTIVE_BROKERS)"]),
+        (
+            (Broker.PAPER, Broker.ZERODHA),
+            {"zerodha": "production"},
+            ["paper"],
+            ["zerodha (opted in for production, this is local)"],
+        ),
+    ],
+)
+def test_what_trades_follows_opt_ins_targets_and_active_brokers(
+    make_settings: Any, active: tuple[Broker, ...], opted: dict[str, str], runs: list[str], off: list[str]
+) -> None:
+    assert overview.judge(make_settings(active_brokers=active), opted) == (runs, off)
+
+
+def test_the_code_hash_changes_with_the_env_file_and_not_by_itself(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("A=1\n")
+    first = record.code_hash(tmp_path)
+    assert record.code_hash(tmp_path) == first
+    (tmp_path / ".env").write_text("A=2\n")
+    assert record.code_hash(tmp_path) != first
+
+
+def test_two_starts_at_once_are_refused(tmp_path: Path) -> None:
+    with record.alone(tmp_path), pytest.raises(StopTheStart, match="Another"), record.alone(tmp_path):
+        pass
