@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 
 from core.brokers.paper_database import PART, PaperDatabase, Statement, transient
-from core.brokers.paper_rows import CANCELLED, COMPLETE, OPEN, REJECTED, TRIGGER_PENDING
+from core.brokers.paper_rows import CANCELLED, COMPLETE, OPEN, REJECTED
 from core.brokers.paper_statements import ORDERS
 from core.clock import trading_day, utc_now
 from core.errors import Transient
@@ -143,14 +143,16 @@ def look(order: ExchangeOrder, snapshot: MarketSnapshot) -> Look:
         result = match(_resting(priced), snapshot)
     except ValueError as error:
         return Look(replace(order, status=REJECTED, status_message=str(error), done=True), ())
+    if order.order_type in _STOPS and not result.triggered:
+        return Look(order, ())
     filled = priced.filled_quantity + result.quantity
     after = replace(
         priced,
-        order_type=OrderType.LIMIT if result.triggered and priced.order_type in _STOPS else priced.order_type,
+        order_type=OrderType.LIMIT,
         triggered=result.triggered,
         filled_quantity=filled,
         average_price=_average(priced, result.executions, filled),
-        status=TRIGGER_PENDING if priced.order_type in _STOPS and not result.triggered else OPEN,
+        status=OPEN,
     )
     if filled >= after.quantity:
         after = replace(after, status=COMPLETE, done=True)
