@@ -1,0 +1,110 @@
+"""Ticks with known prices in, fills and PnL out, to the paisa, for both brokers, through the public commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+
+import pytest
+
+from core.trading.types import Broker
+from tests.e2e.trading import INFY, SPREAD, Market, charges, referee, steered
+from tests.fixtures.system import System
+
+pytestmark = pytest.mark.e2e
+
+FLAT, UP, DOWN = Decimal(1500), Decimal(1510), Decimal(1490)
+QUANTITY = 10
+BOUGHT, SOLD = UP + SPREAD, DOWN - SPREAD
+
+
+@pytest.fixture(scope="module")
+def system() -> Iterator[System]:
+    made = System.make("e2e", [steered("steered", INFY, quantity=QUANTITY)])
+    try:
+        made.up()
+        yield made
+    finally:
+        made.end()
+
+
+@pytest.fixture(scope="module")
+def traded(system: System) -> System:
+    """One round trip on each broker: bought at 1510.10, sold at 1489.90."""
+
+    def filled(side: str) -> bool:
+        found = {row["broker"] for row in system.orders() if row["side"] == side and row["state"] == "FILLED"}
+        return found == set(Broker)
+
+    def warm() -> bool:
+        rows = system.api("/strategies")["strategies"]
+        return {part["state"] for row in rows for part in row["instances"]} == {"running"}
+
+    with Market(system, INFY, FLAT) as market:
+        system.wait(warm, "the strategy to be warm on both brokers", 60, explain=lambda: system.api("/strategies"))
+        market.price = UP
+        system.wait(lambda: filled("BUY"), "a BUY filled on both brokers", 60, explain=system.orders)
+        market.price = DOWN
+        system.wait(lambda: filled("SELL"), "a SELL filled on both brokers", 60, explain=system.orders)
+    return system
+
+
+def held(system: System) -> list[dict]:  # type: ignore[type-arg]
+    answer = system.json("positions")
+    return answer["positions"] if isinstance(answer, dict) else answer
+
+
+def paise(amount: object) -> Decimal:
+    return Decimal(str(amount)).quantize(Decimal("0.01"))
+
+
+@pytest.mark.parametrize("broker", list(Broker))
+def test_each_order_filled_at_the_price_the_book_showed(traded: System, broker: Broker) -> None:
+    rows = {row["side"]: row for row in traded.orders(broker)}
+    assert {side: Decimal(str(row["average_price"])) for side, row in rows.items()} == {"BUY": BOUGHT, "SELL": SOLD}
+    assert {row["filled_quantity"] for row in rows.values()} == {QUANTITY}
+
+
+@pytest.mark.parametrize("broker", list(Broker))
+def test_realised_pnl_and_charges_are_right_to_the_paisa(traded: System, broker: Broker) -> None:
+    due = charges("BUY", QUANTITY, BOUGHT) + charges("SELL", QUANTITY, SOLD)
+    gross = (SOLD - BOUGHT) * QUANTITY
+    sell = next(row for row in traded.orders(broker) if row["side"] == "SELL")
+    assert paise(sell["realized_pnl"]) == paise(gross)
+    assert paise(sum(Decimal(str(row["charges"])) for row in traded.orders(broker))) == paise(due)
+
+    def settled() -> dict | None:  # type: ignore[type-arg]
+        rows = [row for row in held(traded) if row["broker"] == broker and row["instrument"] == INFY]
+        return next((row for row in rows if row["quantity"] == 0 and paise(row["realized_pnl"]) == paise(gross)), None)
+
+    position = traded.wait(settled, f"the portfolio to show {broker} flat", 20, lambda: held(traded))
+    assert paise(position["charges"]) == paise(due)
+
+
+def test_the_log_folded_from_the_beginning_is_the_live_portfolio(traded: System) -> None:
+    assert traded.command("rebuild-portfolio").returncode == 0
+
+
+@pytest.mark.parametrize("broker", list(Broker))
+def test_the_referee_finds_one_order_a_send(traded: System, broker: Broker) -> None:
+    assert referee(traded, broker) == {"orders": 2, "accepted": 2, "filled": 2}
+
+
+@pytest.mark.parametrize("broker", list(Broker))
+def test_an_order_tells_its_whole_story(traded: System, broker: Broker) -> None:
+    row = next(row for row in traded.orders(broker) if row["side"] == "SELL")
+    story = str(traded.json("order", row["order_id"]))
+    for word in ("signal.raw", "signal.validated", "order.submitted", "order.ack", "order.filled", f"{broker}-order-"):
+        assert word in story, f"{word} is missing in {story}"
+
+
+def test_a_stop_and_a_start_lose_nothing(traded: System) -> None:
+    def told() -> list[tuple[object, ...]]:
+        rows = held(traded)
+        return [(row["broker"], row["quantity"], paise(row["realized_pnl"]), paise(row["charges"])) for row in rows]
+
+    orders, positions = traded.orders(), told()
+    traded.down()
+    traded.up()
+    assert traded.orders() == orders
+    traded.wait(lambda: told() == positions, "the positions to be as they were", 30, told)
