@@ -49,6 +49,8 @@ STATUS_S = 2.0
 DAY_CHECK_S = 5.0
 READ_S = 0.2
 LAST_WORD_S = 3.0
+TURN = 20
+"""Records after which lease, outboxes and checkpoint get their turn: a long catch-up must not cost us the lease."""
 
 
 async def main(ctx: ServiceContext) -> None:
@@ -202,10 +204,12 @@ class Runner:
                 await pause(1.0, self._ctx.stop)
                 continue
             self._ctx.waiting.over("kafka", "input")
-            for record in merged(records):
+            for number, record in enumerate(merged(records), 1):
                 if not await self._take(record):
                     return
                 self._positions[(record.topic, record.partition)] = record.offset + 1
+                if number % TURN == 0:
+                    await asyncio.sleep(0)
             if records:
                 self._catching_up.read(self._positions)
                 await self._tell_failures()

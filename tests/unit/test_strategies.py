@@ -16,7 +16,7 @@ from core.trading.context import Context, Holding, WorkingOrder
 from core.trading.signals import SignalSpec
 from core.trading.types import Intent, OrderType, Product, Side
 from strategies import registry
-from strategies.base import BaseStrategy, Parameters
+from strategies.base import BaseStrategy, Parameters, Remember
 from strategies.mean_reversion import MeanReversion, MeanReversionParameters
 from strategies.momentum import Momentum, MomentumParameters
 from tests.strategy_world import BOOK, INFY, at
@@ -51,7 +51,7 @@ def make_context(closes: Sequence[float], *, held: int = 0, complete: bool = Tru
 
 def decide(strategy: BaseStrategy[Any], ctx: Context) -> tuple[str, str, int] | None:
     """Intent, side and quantity of the one signal, or None."""
-    answer = list(strategy.on_bar(ctx.bars[-1], ctx))
+    answer = [spec for spec in strategy.on_bar(ctx.bars[-1], ctx) if not isinstance(spec, Remember)]
     assert len(answer) <= 1
     if not answer:
         return None
