@@ -289,20 +289,6 @@ async def test_an_instrument_that_does_not_exist_stops_the_start_and_names_the_s
     assert "feed-idle" not in str(stopped.value)
 
 
-async def test_more_instruments_than_a_connection_serves_stop_the_start(
-    settings: Settings, stack: Settings, tmp_path: Path
-) -> None:
-    names = [f"NSE:PANDA{n:04d}" for n in range(1, 3_101)]
-    with start_sandbox(settings, tmp_path / "big", "--extra-instruments", "3200"):
-        await add_strategy(settings, "feed-greedy", *names)
-        try:
-            with pytest.raises(StopTheStart, match="strategy feed-greedy") as stopped:
-                await asyncio.wait_for(market_feed.main(context(settings)), 30)
-        finally:
-            await forget_strategies(settings, "feed-greedy")
-    assert "3000" in str(stopped.value)
-
-
 async def test_historical_candles_are_decimal_and_utc(
     settings: Settings, sandbox: SandboxProcess, strategy: str
 ) -> None:
