@@ -18,9 +18,8 @@ from core.brokers.zerodha import LIMITS
 
 DAY = date(2026, 11, 23)
 
-asks = st.lists(
-    st.tuples(st.floats(0, 3, allow_nan=False), st.booleans(), st.floats(0, 2, allow_nan=False)), max_size=120
-)
+gaps = st.one_of(st.just(0.0), st.floats(0, 0.2), st.floats(0, 3))
+asks = st.lists(st.tuples(gaps, st.booleans(), st.floats(0, 2)), min_size=20, max_size=60)
 """Steps of (time passing before the next ask, urgent, how patient the asker is), all in seconds."""
 
 
