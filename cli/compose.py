@@ -44,7 +44,7 @@ def up(settings: Settings) -> bool:
 
     from docker.native.layout import Layout
 
-    now = record.Record("docker", record.code_hash(settings.home))
+    now = record.Record("docker", record.code_hash(settings))
     path = Layout.of(settings).up_record
     if record.read(path) == now and all_healthy(settings):
         return False

@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 
-from cli import checks, record
+from cli import checks, record, replay
 from cli.progress import step
 from cli.provision import provision
 from core import health
@@ -39,25 +39,44 @@ def up(settings: Settings) -> bool:
     """
     stack = NativeStack(settings, services(settings))
     last = record.read(stack.layout.up_record)
-    now = record.Record("native", record.code_hash(settings.home))
-    if last == now and not stack.outdated() and _all_well(stack, settings):
+    now = record.Record("native", record.code_hash(settings))
+    outdated = stack.outdated()
+    if last == now and not outdated and _all_well(stack, settings):
         return False
-    fresh = not stack.running
-    if stack.outdated():
+    if stack.infra_running():
+        _check(settings)  # before anything that runs is touched
+    if outdated:
         with step("Stopping the stack: its settings changed") as shown:
             stack.stop(shown.say)
+    fresh = not stack.running
     _infra(stack)
-    try:
-        asyncio.run(checks.inactive_brokers(settings))
-    except StopTheStart:
-        if fresh:
+    if fresh:
+        try:
+            _check(settings)
+        except StopTheStart:
             stack.stop()
-        raise
+            raise
     if last != now:
         _renew(stack, settings)
     _services(stack, settings)
     record.write(stack.layout.up_record, now)
     return True
+
+
+def _check(settings: Settings) -> None:
+    """What only the running stack can tell: no broker off with open business, running orders go on under this code.
+
+    Raises:
+        StopTheStart: with what is in the way.
+    """
+
+    async def both() -> int:
+        await checks.inactive_brokers(settings)
+        return await replay.running_histories(settings)
+
+    with step("Checking what is under way") as shown:
+        count = asyncio.run(both())
+        shown.say(f"{count} running orders go on under this code" if count else "no running orders")
 
 
 def _infra(stack: NativeStack) -> None:

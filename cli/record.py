@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from core.config import PROJECT_ROOT
+from core.config import PROJECT_ROOT, Settings
 from core.errors import StopTheStart
 
 PACKAGES = ("core", "strategies", "streams", "workflows", "activities", "api", "sandbox", "cli", "docker")
@@ -25,10 +25,10 @@ class Record:
     code: str
 
 
-def code_hash(home: Path) -> str:
-    """Changes with any file our services are made of, and with `.env`."""
-    digest = hashlib.sha256()
-    files = [PROJECT_ROOT / "pyproject.toml", PROJECT_ROOT / "constraints.txt", home / ".env"]
+def code_hash(settings: Settings) -> str:
+    """Changes with any file our services are made of, with `.env`, and with settings the environment overrides."""
+    digest = hashlib.sha256(settings.model_dump_json().encode())
+    files = [PROJECT_ROOT / "pyproject.toml", PROJECT_ROOT / "constraints.txt", settings.home / ".env"]
     for package in PACKAGES:
         files += [
             Path(folder, name)

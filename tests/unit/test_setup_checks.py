@@ -74,12 +74,13 @@ def test_what_trades_follows_opt_ins_targets_and_active_brokers(
     assert overview.judge(make_settings(active_brokers=active), opted) == (runs, off)
 
 
-def test_the_code_hash_changes_with_the_env_file_and_not_by_itself(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text("A=1\n")
-    first = record.code_hash(tmp_path)
-    assert record.code_hash(tmp_path) == first
-    (tmp_path / ".env").write_text("A=2\n")
-    assert record.code_hash(tmp_path) != first
+def test_the_code_hash_changes_with_env_file_and_settings_and_not_by_itself(tmp_path: Path, make_settings: Any) -> None:
+    first = record.code_hash(make_settings())
+    assert record.code_hash(make_settings()) == first
+    assert record.code_hash(make_settings(log_level="DEBUG")) != first
+    with (tmp_path / ".env").open("a") as file:
+        file.write("NEW=1\n")
+    assert record.code_hash(make_settings()) != first
 
 
 def test_two_starts_at_once_are_refused(tmp_path: Path) -> None:
