@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from core.config import Settings
 
 
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends `make run`: Ctrl-C, a plain kill, a closed terminal."""
+
+
 def _stack_of(settings: Settings) -> str:
     """Which stack to start: STACK, else the one that runs, else Docker where an engine answers."""
     from cli import record
@@ -120,7 +124,7 @@ def _run_in_foreground() -> None:
     from cli import compose, logs
     from core.config import settings as read_settings
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in STOPS:
         signal.signal(number, _interrupt)
     try:
         settings = bring_up()
@@ -132,7 +136,7 @@ def _run_in_foreground() -> None:
     except KeyboardInterrupt:
         console.print()
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in STOPS:
             signal.signal(number, signal.SIG_IGN)  # the way down is not left half-way
         take_down(read_settings())
 
