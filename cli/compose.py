@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -11,6 +12,8 @@ from cli import checks, record
 from cli.progress import step
 from core.config import PROJECT_ROOT
 from core.errors import StopTheStart
+from core.services import SANDBOX, SHARED, names, order_parts
+from core.trading.types import Broker, KiteTarget
 
 if TYPE_CHECKING:
     from core.config import Settings
@@ -18,15 +21,41 @@ if TYPE_CHECKING:
 FILE = PROJECT_ROOT / "docker" / "compose.yaml"
 
 
+ALL_PROFILES = "local,zerodha"
+
+
+def project(settings: Settings) -> str:
+    """Compose's name for this deployment: its containers and volumes carry it, so that two homes never share data."""
+    if settings.home == PROJECT_ROOT:
+        return "alpha-panda"
+    return f"alpha-panda-{hashlib.sha256(os.fsencode(settings.home)).hexdigest()[:8]}"
+
+
+def profiles(settings: Settings) -> str:
+    """What docker/compose.yaml starts besides the parts that always run."""
+    wanted = ["local"] if settings.kite_target is KiteTarget.LOCAL else []
+    return ",".join([*wanted, *(broker.value for broker in settings.active_brokers if broker is not Broker.PAPER)])
+
+
 def words(settings: Settings, *arguments: str) -> list[str]:
     """The command line: our file, this home's `.env`, one project a home."""
     env = settings.home / ".env"
-    return ["docker", "compose", "-f", str(FILE), "--env-file", str(env), "-p", "alpha-panda", *arguments]
+    return ["docker", "compose", "-f", str(FILE), "--env-file", str(env), "-p", project(settings), *arguments]
 
 
-def _run(settings: Settings, *arguments: str) -> None:
-    environment = {**os.environ, "ALPHA_PANDA_HOME": str(settings.home)}
-    done = subprocess.run(words(settings, *arguments), check=False, env=environment)
+def environment(settings: Settings, active: str = ALL_PROFILES) -> dict[str, str]:
+    """What the file needs besides `.env`. Our containers run as the user who starts them: the session file is theirs alone."""
+    ours = {
+        "ALPHA_PANDA_HOME": str(settings.home),
+        "ALPHA_PANDA_UID": str(os.getuid()),
+        "ALPHA_PANDA_GID": str(os.getgid()),
+        "COMPOSE_PROFILES": active,
+    }
+    return {**os.environ, **ours}
+
+
+def _run(settings: Settings, *arguments: str, active: str = ALL_PROFILES) -> None:
+    done = subprocess.run(words(settings, *arguments), check=False, env=environment(settings, active))
     if done.returncode != 0:
         raise StopTheStart(
             f"`docker compose {' '.join(arguments)}` failed (exit code {done.returncode}); its own words are above.\n"
@@ -48,13 +77,26 @@ def up(settings: Settings) -> bool:
     path = Layout.of(settings).up_record
     if record.read(path) == now and all_healthy(settings):
         return False
+    settings.session_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # mounted: Docker would make it root's
     with step("Database"):
         _run(settings, "up", "-d", "--wait", "postgres")
         asyncio.run(checks.inactive_brokers(settings))
+    with step("Image"):
+        _run(settings, "build", "provision")
+    _clear_the_way(settings)
     with step("Containers"):
-        _run(settings, "up", "-d", "--build", "--remove-orphans", "--wait")
+        _run(settings, "up", "-d", "--remove-orphans", "--wait", active=profiles(settings))
     record.write(path, now)
     return True
+
+
+def _clear_the_way(settings: Settings) -> None:
+    """The old services end before the schema moves under them; what these settings do not run is gone."""
+    every = {SANDBOX.name, *names(SHARED), *(row.name for broker in Broker for row in order_parts(broker))}
+    there = {row["Service"] for row in containers(settings)} & every
+    if there:
+        with step("Stopping services: code or settings changed"):
+            _run(settings, "rm", "--stop", "--force", *sorted(there))
 
 
 def down(settings: Settings) -> None:
@@ -65,7 +107,11 @@ def down(settings: Settings) -> None:
 def containers(settings: Settings) -> list[dict[str, Any]]:
     """`docker compose ps` as rows."""
     done = subprocess.run(
-        words(settings, "ps", "--all", "--format", "json"), capture_output=True, text=True, check=False
+        words(settings, "ps", "--all", "--format", "json"),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(settings),
     )
     if done.returncode != 0:
         raise StopTheStart(f"`docker compose ps` failed: {done.stderr.strip()}")
@@ -87,4 +133,5 @@ def all_healthy(settings: Settings) -> bool:
 
 def logs(settings: Settings, service: str | None) -> None:
     """Follow until Ctrl-C."""
-    subprocess.run(words(settings, "logs", "-f", "--tail", "100", *([service] if service else [])), check=False)
+    wanted = [service] if service else []
+    subprocess.run(words(settings, "logs", "-f", "--tail", "100", *wanted), check=False, env=environment(settings))

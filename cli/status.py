@@ -103,6 +103,11 @@ def docker_rows(settings: Settings) -> list[Row]:
     from cli.compose import containers
 
     lags, where = _lags(settings), ports(settings)
+    where |= {
+        "redpanda": settings.kafka_port,
+        "temporal-ui": settings.temporal_ui_port,
+        "console": settings.console_port,
+    }
     rows = []
     for row in containers(settings):
         name = row["Service"]

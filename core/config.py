@@ -53,6 +53,7 @@ class Settings(BaseSettings):
     postgres_app_password: Password
     postgres_paper_password: Password
     postgres_zerodha_password: Password
+    postgres_temporal_password: Password | None = None
 
     redis_host: str = "127.0.0.1"
     redis_port: Port = 26379
@@ -61,6 +62,7 @@ class Settings(BaseSettings):
     temporal_host: str = "127.0.0.1"
     temporal_port: Port = 27233
     temporal_ui_port: Port = 28233
+    console_port: Port = 28080
     temporal_namespace: str = "alpha-panda"
     temporal_ui_url: str | None = None
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import os
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,3 +99,21 @@ def read_all(run_dir: Path) -> dict[str, Health]:
             )
         found[row.service] = row
     return found
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m core.health NAME`, a container's health check: exit code 0 when that service says it is ready, else 1 and why.
+
+    Reads no settings, so that a check costs little.
+    """
+    (name,) = arguments
+    run_dir = Path(os.environ.get("ALPHA_PANDA_HOME") or ".") / "var" / "run"
+    found = read_all(run_dir).get(name)
+    if found is not None and found.ready:
+        return 0
+    sys.stdout.write(f"{name}: {(found.reason or 'not ready') if found else 'no heartbeat yet'}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
