@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -127,23 +128,40 @@ def _context(name: str) -> ServiceContext:
     )
 
 
-def _stop_on_signals(context: ServiceContext) -> None:
-    """SIGTERM and SIGINT set `stop`, and start the clock of the hard end."""
+def _stop_on_signals(context: ServiceContext, hard_end: _HardEnd) -> None:
+    """SIGTERM and SIGINT set `stop`, and start the clock of the hard end.
+
+    A handler may interrupt anything, also a log line being written: it only writes to pipes.
+    """
     loop = asyncio.get_running_loop()
 
-    def asked(number: int, _: object) -> None:
+    def stop(number: int) -> None:
         context.log.info("stopping", signal=signal.Signals(number).name)
-        loop.call_soon_threadsafe(context.stop.set)
-        _start_hard_end(context)
+        context.stop.set()
+
+    def asked(number: int, _: object) -> None:
+        hard_end.start()
+        loop.call_soon_threadsafe(stop, number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, asked)
 
 
-def _start_hard_end(context: ServiceContext) -> None:
-    timer = threading.Timer(HARD_END_S, _hard_end, args=(context,))
-    timer.daemon = True
-    timer.start()
+class _HardEnd:
+    """Ends the process HARD_END_S after `start`, from a thread: the event loop may no longer turn."""
+
+    def __init__(self, context: ServiceContext) -> None:
+        self._context = context
+        self._wait_for, self._begin = os.pipe()
+        threading.Thread(target=self._run, name="hard end", daemon=True).start()
+
+    def start(self) -> None:
+        os.write(self._begin, b"!")
+
+    def _run(self) -> None:
+        os.read(self._wait_for, 1)
+        time.sleep(HARD_END_S)
+        _hard_end(self._context)
 
 
 def _hard_end(context: ServiceContext) -> None:
@@ -154,7 +172,8 @@ def _hard_end(context: ServiceContext) -> None:
 
 async def _serve(context: ServiceContext, main: Main) -> int:
     """Run `main` with health and signals. Returns the exit code; what `main` raises goes through."""
-    _stop_on_signals(context)
+    hard_end = _HardEnd(context)
+    _stop_on_signals(context, hard_end)
     health = asyncio.create_task(context.health.run(), name="health")
     work = asyncio.create_task(main(context), name=context.name)
     asked = asyncio.create_task(context.stop.wait(), name="stop")
@@ -175,7 +194,7 @@ async def _serve(context: ServiceContext, main: Main) -> int:
         context.log.info("stopped")
         return 0
     finally:
-        _start_hard_end(context)  # what is left may refuse to be cancelled
+        hard_end.start()  # what is left may refuse to be cancelled
         asked.cancel()
         health.cancel()
         with contextlib.suppress(asyncio.CancelledError):

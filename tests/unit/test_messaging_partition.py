@@ -46,7 +46,7 @@ class Bench:
 
     async def until(self, what: Callable[[], bool]) -> None:
         async with asyncio.timeout(10):
-            while not what():
+            while not what():  # noqa: ASYNC110  a condition, with a bound
                 await asyncio.sleep(0.005)
 
     async def end(self) -> None:
