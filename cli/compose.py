@@ -78,9 +78,9 @@ def up(settings: Settings) -> bool:
     if record.read(path) == now and all_healthy(settings):
         return False
     settings.session_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # mounted: Docker would make it root's
-    with step("Database"):
-        _run(settings, "up", "-d", "--wait", "postgres")
-        asyncio.run(checks.inactive_brokers(settings))
+    with step("Database and Temporal"):
+        _run(settings, "up", "-d", "--wait", "postgres", "temporal")
+        asyncio.run(_check(settings))
     with step("Image"):
         _run(settings, "build", "provision")
     _clear_the_way(settings)
@@ -88,6 +88,18 @@ def up(settings: Settings) -> bool:
         _run(settings, "up", "-d", "--remove-orphans", "--wait", active=profiles(settings))
     record.write(path, now)
     return True
+
+
+async def _check(settings: Settings) -> None:
+    """What only a running stack can tell: no broker off with open business, running orders go on under this code.
+
+    Raises:
+        StopTheStart: with what is in the way.
+    """
+    from cli import replay
+
+    await checks.inactive_brokers(settings)
+    await replay.running_histories(settings)
 
 
 def _clear_the_way(settings: Settings) -> None:

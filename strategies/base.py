@@ -64,7 +64,9 @@ class BaseStrategy(Generic[P]):
     parameters: P
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"{type(self).__name__}.{name}: a strategy keeps no state; return Remember({name!r}, ...) instead")
+        raise AttributeError(
+            f"{type(self).__name__}.{name}: a strategy keeps no state; return Remember({name!r}, ...) instead"
+        )
 
     # What it reads -------------------------------------------------------------------------------------------------
 

@@ -48,9 +48,13 @@ class Momentum(BaseStrategy[MomentumParameters]):
         if held or not bar.complete or self._cooling(ctx):
             return ()
         if before <= 0 < after:
-            return [self.enter(ctx, Side.BUY, reason=f"EMA {self.parameters.fast} crossed above {self.parameters.slow}")]
+            return [
+                self.enter(ctx, Side.BUY, reason=f"EMA {self.parameters.fast} crossed above {self.parameters.slow}")
+            ]
         if before >= 0 > after and self.parameters.allow_short:
-            return [self.enter(ctx, Side.SELL, reason=f"EMA {self.parameters.fast} crossed below {self.parameters.slow}")]
+            return [
+                self.enter(ctx, Side.SELL, reason=f"EMA {self.parameters.fast} crossed below {self.parameters.slow}")
+            ]
         return ()
 
     def _spread(self, closes: list[float]) -> tuple[float, float]:

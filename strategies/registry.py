@@ -29,6 +29,8 @@ def known() -> dict[str, StrategyClass]:
             if value.__module__ != module.__name__ or not issubclass(value, BaseStrategy) or value is BaseStrategy:
                 continue
             if name in found:
-                raise ConfigError(f"two strategies are called {name}: {found[name].__module__} and {module.__name__}; rename one")
+                raise ConfigError(
+                    f"two strategies are called {name}: {found[name].__module__} and {module.__name__}; rename one"
+                )
             found[name] = value
     return found

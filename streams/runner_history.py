@@ -40,7 +40,9 @@ log = logging.get(__name__)
 class History:
     """Fetches what a window needs and hands it over; failing that, says so and leaves the window to live bars."""
 
-    def __init__(self, settings: Settings, stop: asyncio.Event, deliver: Callable[[WindowKey, Sequence[Bar]], int]) -> None:
+    def __init__(
+        self, settings: Settings, stop: asyncio.Event, deliver: Callable[[WindowKey, Sequence[Bar]], int]
+    ) -> None:
         self._settings = settings
         self._sessions = SessionWatcher(settings)
         self._stop = stop

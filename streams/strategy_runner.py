@@ -107,9 +107,7 @@ class Runner:
         """
         if not await self._begin():
             return
-        background = [
-            self._spawn(outbox.run(), f"signals of {broker}") for broker, outbox in self._outboxes.items()
-        ]
+        background = [self._spawn(outbox.run(), f"signals of {broker}") for broker, outbox in self._outboxes.items()]
         background += [
             self._spawn(self._every(CHECKPOINT_S, self._save), "checkpoint"),
             self._spawn(self._every(STATUS_S, self._publish_status), "status"),
@@ -254,7 +252,9 @@ class Runner:
         try:
             row = StrategyConfig.from_row({**change.row, "version": change.version})
         except (KeyError, ValueError, ArithmeticError, TypeError) as error:
-            raise Poison(f"config change of {change.strategy_id}: {type(error).__name__}: {error}", stage="validate") from error
+            raise Poison(
+                f"config change of {change.strategy_id}: {type(error).__name__}: {error}", stage="validate"
+            ) from error
 
         async def take_up() -> None:
             fresh = await self._fleet.change(row)
@@ -322,7 +322,9 @@ class Runner:
             async with asyncio.timeout(LAST_WORD_S):
                 await self._save()
         except (Transient, TimeoutError) as error:
-            self._ctx.log.warning("no last checkpoint: the next start decides again from the one before", reason=str(error))
+            self._ctx.log.warning(
+                "no last checkpoint: the next start decides again from the one before", reason=str(error)
+            )
 
     async def _well(self, part: str, step: Callable[[], Awaitable[None]]) -> bool:
         return await until_well(self._ctx.waiting, part, step, self._ctx.stop, NAME)

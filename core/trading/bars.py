@@ -152,7 +152,9 @@ class BarBuilder:
             self._bar = None
         else:
             start, end, opened, high, low, close, volume, complete = row
-            self._bar = _Open(start, end, Decimal(opened), Decimal(high), Decimal(low), Decimal(close), volume, complete)
+            self._bar = _Open(
+                start, end, Decimal(opened), Decimal(high), Decimal(low), Decimal(close), volume, complete
+            )
         self._volume = state["volume"]
         self._gaps = [(since, until) for since, until in state["gaps"]]
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import defaultdict
+from collections.abc import Sequence
 from decimal import Decimal
 from types import TracebackType
 from typing import Any
 
+import httpx
+
 from core.storage.strategies import StrategyConfig
+from core.temporal import connect
 from core.trading.types import Broker, KiteTarget
 from tests.fixtures.system import System
 
 INFY, SBIN = "NSE:INFY", "NSE:SBIN"
 SPREAD = Decimal("0.10")
+HIGH, LOW = Decimal(1510), Decimal(1490)
 PACE_S = 0.25
 
 
@@ -125,3 +131,61 @@ def _fills_add_up(system: System, broker: Broker) -> None:
     ):
         assert row["quantity"] == row["folded"], f"position of {row['instance']} is not the sum of its fills"
         assert row["charges"] == row["charged"]
+
+
+def swing(system: System, markets: Sequence[Market], wanted: int, brokers: Sequence[Broker] = tuple(Broker)) -> None:
+    """Jump the prices up and down until each of these brokers has `wanted` more orders than now."""
+
+    def count() -> dict[Broker, int]:
+        return {broker: system.sql(f"SELECT count(*) AS n FROM {broker}.orders")[0]["n"] for broker in brokers}
+
+    goal = {broker: number + wanted for broker, number in count().items()}
+    for _ in range(120):
+        seen = count()
+        if all(seen[broker] >= goal[broker] for broker in goal):
+            return
+        for market in markets:
+            market.price = LOW if market.price == HIGH else HIGH
+        _let_ticks_flow(system)
+    raise AssertionError(f"no orders came: {count()}, wanted {goal}")
+
+
+def _let_ticks_flow(system: System) -> None:
+    """Let a jump become bars: until the sandbox has sent some more ticks."""
+    before = _ticks_sent(system)
+    system.wait(lambda: _ticks_sent(system) >= before + 16, "ticks to flow", 30)
+
+
+def _ticks_sent(system: System) -> int:
+    try:
+        return int(system.admin("status")["ticks_sent"])
+    except httpx.HTTPError:  # it is being killed or starting just now; `wait` bounds how long that may take
+        return -1
+
+
+def open_orders(system: System) -> list[dict[str, object]]:
+    """Orders that have not ended, with their send's state."""
+    return [
+        row
+        for broker in Broker
+        for row in system.sql(
+            f"SELECT o.order_id, o.status, o.reason, s.state, s.answer FROM {broker}.orders o "
+            f"JOIN {broker}.sends s USING (order_id, send_no) WHERE o.ended_at IS NULL"
+        )
+    ]
+
+
+def unpublished(system: System) -> list[dict[str, object]]:
+    return [
+        row
+        for broker in Broker
+        for row in system.sql(f"SELECT order_id FROM {broker}.outgoing_events WHERE published_at IS NULL")
+    ]
+
+
+def running_workflows(system: System) -> list[str]:
+    async def list_them() -> list[str]:
+        client = await connect(system.settings)
+        return [row.id async for row in client.list_workflows("ExecutionStatus = 'Running'")]
+
+    return asyncio.run(list_them())

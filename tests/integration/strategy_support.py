@@ -57,7 +57,12 @@ class World:
         )
         identity = new_id()
         event = make(
-            EventType.CONFIG_CHANGED, changed, id=identity, key=stored.strategy_id, source="test", correlation_id=identity
+            EventType.CONFIG_CHANGED,
+            changed,
+            id=identity,
+            key=stored.strategy_id,
+            source="test",
+            correlation_id=identity,
         )
         await self.producer.send(topics.CONFIG_CHANGES, event)
         return stored

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cli.compose import profiles, project
 from cli.setup import entries
 from core.config import PROJECT_ROOT, Settings
 from core.health import HealthReporter
@@ -93,15 +94,15 @@ def loader() -> Path:
     return program
 
 
-def resolve(loader: Path, env: dict[str, str], *profiles: str) -> subprocess.CompletedProcess[str]:
+def resolve(loader: Path, env: dict[str, str], *chosen: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(loader), str(FILE), *profiles], env=env, capture_output=True, text=True, check=False, timeout=60
+        [str(loader), str(FILE), *chosen], env=env, capture_output=True, text=True, check=False, timeout=60
     )
 
 
 @pytest.mark.timeout(1000)
 @pytest.mark.parametrize(
-    ("profiles", "absent"),
+    ("chosen", "absent"),
     [
         (("local", "zerodha"), set()),
         (("local",), {"orders-zerodha", "broker-zerodha"}),
@@ -110,9 +111,9 @@ def resolve(loader: Path, env: dict[str, str], *profiles: str) -> subprocess.Com
     ],
 )
 def test_compose_itself_loads_the_file_with_every_choice_of_profiles(
-    loader: Path, profiles: tuple[str, ...], absent: set[str]
+    loader: Path, chosen: tuple[str, ...], absent: set[str]
 ) -> None:
-    done = resolve(loader, made_up_env(), *profiles)
+    done = resolve(loader, made_up_env(), *chosen)
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)["services"]) == (THEIRS | JOBS | our_names()) - absent
 
@@ -142,6 +143,29 @@ def test_every_process_of_ours_is_a_service_of_its_own_name() -> None:
     assert set(parts()) == THEIRS | JOBS | our_names()
     for name in our_names():
         assert parts()[name]["command"] == ["service", name]
+
+
+@pytest.mark.parametrize(
+    ("brokers", "target", "expected"),
+    [
+        ((Broker.PAPER, Broker.ZERODHA), KiteTarget.LOCAL, "local,zerodha"),
+        ((Broker.PAPER,), KiteTarget.LOCAL, "local"),
+        ((Broker.PAPER, Broker.ZERODHA), KiteTarget.PRODUCTION, "zerodha"),
+        ((Broker.PAPER,), KiteTarget.PRODUCTION, ""),
+    ],
+)
+def test_the_command_line_starts_what_the_settings_name(
+    brokers: tuple[Broker, ...], target: KiteTarget, expected: str
+) -> None:
+    assert profiles(Settings.model_construct(active_brokers=brokers, kite_target=target)) == expected
+
+
+def test_another_home_has_containers_and_volumes_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALPHA_PANDA_HOME", str(PROJECT_ROOT))
+    here = project(Settings.model_construct())
+    monkeypatch.setenv("ALPHA_PANDA_HOME", str(tmp_path))
+    assert here == "alpha-panda"
+    assert re.fullmatch(r"alpha-panda-[0-9a-f]{8}", project(Settings.model_construct()))
 
 
 def test_profiles_are_those_the_command_line_sets() -> None:

@@ -165,7 +165,9 @@ async def test_a_change_takes_effect_without_a_restart(settings: Settings, world
     await connection.aclose()
 
 
-async def test_poison_goes_to_the_dead_letters_and_the_rest_goes_on(settings: Settings, world: World, tmp_path: Path) -> None:
+async def test_poison_goes_to_the_dead_letters_and_the_rest_goes_on(
+    settings: Settings, world: World, tmp_path: Path
+) -> None:
     await world.reset(make_row())
     ticks = Tape().ticks(*FALL_AND_RISE)
     dead = Reading(settings, topics.dlq(topics.MARKET_TICKS))
@@ -227,11 +229,15 @@ async def test_one_brokers_stuck_log_does_not_hold_the_other(
     assert sorted(signal.instance for signal in watcher.signals) == ["s@paper", "s@zerodha"]
 
 
-async def test_a_second_runner_waits_as_standby_and_takes_over(settings: Settings, world: World, tmp_path: Path) -> None:
+async def test_a_second_runner_waits_as_standby_and_takes_over(
+    settings: Settings, world: World, tmp_path: Path
+) -> None:
     await world.reset(make_row())
     tape = Tape()
     ticks = tape.ticks(*FALL_AND_RISE)
-    second = ServiceContext(NAME, settings, HealthReporter(NAME, tmp_path / "second"), asyncio.Event(), logging.get(NAME))
+    second = ServiceContext(
+        NAME, settings, HealthReporter(NAME, tmp_path / "second"), asyncio.Event(), logging.get(NAME)
+    )
     async with watching(settings, *raw(Broker.PAPER)) as watcher:
         async with running(NAME, main, settings, tmp_path):
             standby = asyncio.ensure_future(main(second))
@@ -297,7 +303,9 @@ async def service(failpoints: str = "") -> AsyncIterator[asyncio.subprocess.Proc
     """The real process, stopped at the end."""
     command = PROJECT_ROOT / ".venv" / "bin" / "alpha-panda"
     environment = {**os.environ, "FAILPOINTS": failpoints}
-    process = await asyncio.create_subprocess_exec(command, "service", NAME, env=environment, stdout=asyncio.subprocess.DEVNULL)
+    process = await asyncio.create_subprocess_exec(
+        command, "service", NAME, env=environment, stdout=asyncio.subprocess.DEVNULL
+    )
     try:
         yield process
     finally:

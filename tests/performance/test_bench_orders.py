@@ -84,7 +84,7 @@ async def test_durable_orders_a_second_beside_raw_temporal(live: System) -> None
 
 
 async def test_from_signal_to_broker_at_five_orders_a_second(live: System) -> None:
-    tokens = token_table(live)
+    tokens = await asyncio.to_thread(token_table, live)
     async with producing(live) as producer:
         sent = []
         for number in range(PACED):

@@ -66,12 +66,16 @@ def test_a_quiet_instrument_keeps_its_bar_open_and_empty_intervals_make_no_bar()
 
 def test_volume_is_what_the_days_total_grew_by_and_starts_again_with_the_day() -> None:
     next_day = make_tick(86_400, 10, volume=40)
-    bars = build(make_tick(0, 10, volume=1000), make_tick(5, 10, volume=1015), next_day, make_tick(86_405, 1, volume=40))
+    bars = build(
+        make_tick(0, 10, volume=1000), make_tick(5, 10, volume=1015), next_day, make_tick(86_405, 1, volume=40)
+    )
     assert [bar.volume for bar in bars] == [0, 15, 40]
 
 
 def test_a_tick_older_than_the_open_bar_changes_nothing() -> None:
-    bars = build(make_tick(0, 10), make_tick(5, 10, volume=50), make_tick(4, 99, volume=40), make_tick(10, 10, volume=50))
+    bars = build(
+        make_tick(0, 10), make_tick(5, 10, volume=50), make_tick(4, 99, volume=40), make_tick(10, 10, volume=50)
+    )
     assert bars[1].high == D(10)
     assert bars[1].volume == 50
 
@@ -102,7 +106,9 @@ def test_an_interval_out_of_bounds_is_refused() -> None:
             BarBuilder(INFY, interval_s)
 
 
-steps = some.lists(some.tuples(some.integers(0, 9), some.integers(1, 500), some.integers(0, 50), some.booleans()), max_size=60)
+steps = some.lists(
+    some.tuples(some.integers(0, 9), some.integers(1, 500), some.integers(0, 50), some.booleans()), max_size=60
+)
 
 
 @given(steps, some.integers(0, 60), some.sampled_from([1, 3, 7, 60]))

@@ -72,9 +72,7 @@ def test_a_step_that_is_not_in_the_table_is_refused(before: S, after: S) -> None
         (S.ACKED, seen("COMPLETE", 6, quantity=6), [trade(1, 6)], [(S.PARTIALLY_FILLED, 6), (S.FILLED, 0)]),
     ],
 )
-def test_the_book_decides(
-    status: S, book: SeenOrder, trades: list[SeenFill], expected: list[tuple[S, int]]
-) -> None:
+def test_the_book_decides(status: S, book: SeenOrder, trades: list[SeenFill], expected: list[tuple[S, int]]) -> None:
     steps = fold_book(status=status, quantity=10, filled_quantity=0, booked_trades=(), seen=book, trades=trades)
     assert [(step.status, step.fill.quantity if step.fill else 0) for step in steps] == expected
 
@@ -96,7 +94,9 @@ def test_a_trade_already_booked_is_not_booked_again() -> None:
     looks=st.lists(st.integers(0, 8), max_size=6),
     ended=st.booleans(),
 )
-def test_however_the_book_is_seen_fills_add_up_and_an_end_stays(parts: list[int], looks: list[int], ended: bool) -> None:
+def test_however_the_book_is_seen_fills_add_up_and_an_end_stays(
+    parts: list[int], looks: list[int], ended: bool
+) -> None:
     """Looks at a growing book in any order, repeated and stale ones included, lead to the same order."""
     quantity = sum(parts)
     trades = [trade(number, part, number) for number, part in enumerate(parts)]

@@ -339,7 +339,8 @@ class Hoarder(BaseStrategy[Parameters]):
 
 
 @pytest.mark.parametrize(
-    ("strategy", "says"), [(Foreign, "not among the row's instruments"), (Doubled, "its own leg"), (Hoarder, "plain JSON")]
+    ("strategy", "says"),
+    [(Foreign, "not among the row's instruments"), (Doubled, "its own leg"), (Hoarder, "plain JSON")],
 )
 def test_an_answer_that_cannot_be_is_the_strategys_failure(strategy: type[BaseStrategy[Any]], says: str) -> None:
     engine = Engine()

@@ -92,7 +92,9 @@ def test_the_day_counts_its_own_fills_and_starts_anew() -> None:
     assert book.last_fill_at("NSE:INFY") == at(tomorrow)
 
 
-fills = some.lists(some.tuples(some.sampled_from(list(Side)), some.integers(1, 20), some.integers(90, 110)), max_size=20)
+fills = some.lists(
+    some.tuples(some.sampled_from(list(Side)), some.integers(1, 20), some.integers(90, 110)), max_size=20
+)
 
 
 @settings(deadline=None)

@@ -1,0 +1,93 @@
+"""A part goes away for half a minute while both brokers trade: the system waits, says so, and goes on by itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+
+import httpx
+import pytest
+
+from core.routing import order_workflow_id
+from core.trading.types import Broker
+from docker.native.stack import NativeStack
+from tests.e2e.trading import INFY, SBIN, Market, open_orders, referee, running_workflows, steered, swing, unpublished
+from tests.fixtures.system import System
+
+pytestmark = pytest.mark.e2e
+
+AWAY_S = 30.0
+LOW = Decimal(1490)
+
+
+@pytest.fixture(scope="module")
+def system() -> Iterator[System]:
+    rows = [steered("steered-one", INFY), steered("steered-two", SBIN)]
+    made = System.make("lost", rows, DURATION_FACTOR="20")
+    try:
+        made.up()
+        yield made
+    finally:
+        made.end()
+
+
+def ready(system: System) -> tuple[int, dict[str, str]]:
+    """Status of /health/ready, and each sick part with its reason."""
+    answer = httpx.get(f"http://127.0.0.1:{system.settings.api_port}/health/ready", timeout=15)
+    parts = answer.json()["parts"]
+    return answer.status_code, {part["name"]: part["reason"] for part in parts if not part["ready"]}
+
+
+@pytest.mark.parametrize("part", ["redis", "temporal", "kafka", "postgres"])
+def test_a_part_lost_for_half_a_minute_delays_but_loses_nothing(system: System, part: str) -> None:
+    stack = NativeStack(system.settings)
+    with Market(system, INFY, LOW) as one, Market(system, SBIN, LOW) as two:
+        swing(system, [one, two], 2)
+        stack.supervisor.stop_parts([part])
+        gone = time.monotonic()
+        system.wait(lambda: part in ready(system)[1], f"/health/ready to name {part}", 30, lambda: ready(system))
+        status, _ = ready(system)
+        assert status == 503
+        system.wait(lambda: time.monotonic() - gone > AWAY_S, "half a minute to pass", AWAY_S + 5)
+        stack.supervisor.start_parts([part])
+        system.wait(lambda: ready(system)[0] == 200, "the system to be ready again", 90, lambda: ready(system))
+        swing(system, [one, two], 2)
+    system.wait(lambda: not open_orders(system), "every order to end", 150, lambda: open_orders(system))
+    system.wait(lambda: not unpublished(system), "every event to be out", 60, lambda: unpublished(system))
+    for broker in Broker:
+        referee(system, broker)
+    system.wait(lambda: not running_workflows(system), "every workflow to end", 60, lambda: running_workflows(system))
+    assert system.command("rebuild-portfolio").returncode == 0
+
+
+@pytest.mark.parametrize(("held", "flows"), [(Broker.ZERODHA, Broker.PAPER), (Broker.PAPER, Broker.ZERODHA)])
+def test_a_broker_that_hangs_does_not_hold_the_other(system: System, held: Broker, flows: Broker) -> None:
+    """Freeze one broker's workers: the other's orders go on to their fills."""
+    frozen = [system.pid(f"orders-{held}"), system.pid(f"broker-{held}")]
+
+    def filled() -> int:
+        rows = system.sql(f"SELECT count(*) AS n FROM {flows}.orders WHERE status = 'FILLED'")
+        return int(rows[0]["n"])
+
+    with Market(system, INFY, LOW) as one, Market(system, SBIN, LOW) as two:
+        swing(system, [one, two], 1)
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            before = filled()
+            swing(system, [one, two], 3, brokers=[flows])
+            system.wait(lambda: filled() >= before + 3, f"{flows} to fill while {held} hangs", 60, filled)
+        finally:
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+        system.wait(lambda: not open_orders(system), "every order to end", 150, lambda: open_orders(system))
+    referee(system, held)
+
+
+def test_workflows_carry_their_broker_in_their_id(system: System) -> None:
+    for broker in Broker:
+        for row in system.sql(f"SELECT order_id FROM {broker}.orders LIMIT 1"):
+            assert order_workflow_id(broker, row["order_id"]).startswith(f"{broker}-order-")
