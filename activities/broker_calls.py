@@ -11,7 +11,7 @@ from datetime import date, timedelta
 
 import structlog
 from temporalio import activity
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities.heartbeats import beating
 from core import failpoints, logging, metrics, order_work
@@ -55,27 +55,19 @@ class BrokerCalls:
     @activity.defn(name=order_work.PLACE_ORDER)
     async def place_order(self, place: PlaceInput) -> OrderView:
         """Claim and send. Returns where the order stands; raises only where nothing was sent for certain, to be tried again."""
-        found = await self.journal.load(place.order_id)
-        self._bind(found)
-        if found.status is not OrderStatus.PENDING or found.send["send_no"] != place.send_no:
-            return view(found)
-        ended = await self._ended_unsent(found)
-        if ended is not None:
-            return self._report(ended)
         async with beating():
+            found = await self.journal.load(place.order_id)
+            self._bind(found)
+            if found.status is not OrderStatus.PENDING or found.send["send_no"] != place.send_no:
+                return view(found)
+            if found.send["state"] != SendState.INTENT:
+                return self._report(await self._claimed_before(place))
+            ended = await self._ended_unsent(found)
+            if ended is not None:
+                return self._report(ended)
             if not await self.pacer.acquire(urgent=found.intent is Intent.EXIT, timeout_s=place.durations.pacer_wait):
-                raise _again(
-                    "PacerBusy", "no token of the broker's rate limit became free", place.durations.retry_first
-                )
-            await failpoints.reached("place.before_claim")
-            deadline = time.monotonic() + place.durations.send_deadline
-            claim = await claim_send(
-                self.journal, place.order_id, place.send_no, self.proof, place.durations.send_deadline
-            )
-            await failpoints.reached("place.after_claim")
-            if claim.result is not ClaimResult.CLAIMED:
-                return self._report(await self._not_claimed(found, place, claim))
-            return self._report(await self._send(found, place, claim, deadline))
+                raise _again("PacerBusy", "no token of the broker's rate limit became free")
+            return self._report(await self._claim_and_send(found, place))
 
     @activity.defn(name=order_work.LOOK_AT_BOOK)
     async def look_at_book(self, look: LookInput) -> OrderView:
@@ -85,25 +77,24 @@ class BrokerCalls:
         async with beating():
             rows = await self.reader.orders([look.broker_order_id], not_before=asked)
             row = rows.get(look.broker_order_id)
-            if row is None:
-                found = await self.journal.load(look.order_id)
-                log.warning("the book does not list our order", broker_order_id=look.broker_order_id)
-                return view(found)
-            return await self._fold(look, row)
+            return await (self._not_listed(look) if row is None else self._fold(look, row))
 
     @activity.defn(name=order_work.LOOK_UP_BY_TAG)
     async def look_up_by_tag(self, look: LookInput) -> OrderView:
         """Look for our tag in the whole book. Found: adopted. Not found: one more piece of evidence, judged."""
-        found = await self.journal.load(look.order_id)
-        self._bind(found)
-        if found.order["broker_order_id"] is not None:
-            return view(found)
         async with beating():
+            found = await self.journal.load(look.order_id)
+            self._bind(found)
+            send = found.send
+            if found.order["broker_order_id"] is not None:
+                return view(found)
+            # Read before the book is asked for: an order placed meanwhile says nothing against the book.
+            known = await self.journal.broker_order_ids(send["account"], send["trading_day"])
             book = await self.reader.book(not_before=time.monotonic())
-            tag = found.send["tag"]
+            tag = send["tag"]
             row = next((row for row in book.rows if tag in row.tags), None)
             if row is None:
-                return await self._still_absent(found, look, book)
+                return await self._still_absent(found, look, book, known)
             log.info("found by its tag", broker_order_id=row.broker_order_id, tag=tag)
             await self.journal.submitted(
                 look.order_id, look.send_no, row.broker_order_id, "found in the book by its tag"
@@ -113,10 +104,11 @@ class BrokerCalls:
     # sending -----------------------------------------------------------------------------------------------------
 
     async def _ended_unsent(self, found: JournalOrder) -> JournalOrder | None:
-        """An entry too old to act on ends here; an exit out of session waits."""
+        """A cancelled order and an entry too old to act on end here; an exit out of session waits."""
         order = found.order
-        if found.send["state"] != SendState.INTENT:
-            return None
+        if order["cancel_requested"]:
+            status, reason = _UNPLACEABLE[ClaimResult.CANCELLED]
+            return await self.journal.end_unsent(order["order_id"], status, reason)
         if found.intent is Intent.ENTRY:
             age = seconds_since(order["origin_at"])
             if age <= order["age_limit_s"]:
@@ -135,14 +127,27 @@ class BrokerCalls:
             raise _again("SessionClosed", f"the session is closed; an exit waits for {opens.isoformat()}", wait)
         return None
 
-    async def _not_claimed(self, found: JournalOrder, place: PlaceInput, claim: Claim) -> JournalOrder:
+    async def _claim_and_send(self, found: JournalOrder, place: PlaceInput) -> JournalOrder:
+        await failpoints.reached("place.before_claim")
+        deadline = time.monotonic() + place.durations.send_deadline
+        claim = await claim_send(self.journal, place.order_id, place.send_no, self.proof, place.durations.send_deadline)
+        await failpoints.reached("place.after_claim")
+        if claim.result is ClaimResult.CLAIMED:
+            return await self._send(found, place, claim, deadline)
+        self.pacer.give_back()
+        return await self._not_claimed(place, claim)
+
+    async def _claimed_before(self, place: PlaceInput) -> JournalOrder:
+        """Whoever claimed it may have sent it: only the book can tell."""
+        return await self.journal.unknown(
+            place.order_id, place.send_no, "a worker claimed the send and did not report what came of it"
+        )
+
+    async def _not_claimed(self, place: PlaceInput, claim: Claim) -> JournalOrder:
         if claim.result is ClaimResult.NOT_OURS:
             raise _again("LeaseLost", "another process holds the broker's lease now", 1.0)
         if claim.result is ClaimResult.ALREADY:
-            # Whoever claimed it may have sent it: only the book can tell.
-            return await self.journal.unknown(
-                place.order_id, place.send_no, "a worker claimed the send and did not report what came of it"
-            )
+            return await self._claimed_before(place)
         status, reason = _UNPLACEABLE[claim.result]
         return await self.journal.end_unsent(place.order_id, status, reason)
 
@@ -163,8 +168,11 @@ class BrokerCalls:
             if not refusal.retryable:
                 log.info("refused", code=refusal.code, reason=str(refusal))
                 return await self.journal.refused(place.order_id, place.send_no, answer)
+            log.info("not placed, to be tried again", code=refusal.code, reason=str(refusal))
+            if refusal.code != "RATE_LIMITED":
+                self.pacer.give_back()  # it reached no order desk: trying again for hours must not use up the day
             await self.journal.release(place.order_id, place.send_no, answer)
-            raise _again(refusal.code, f"not placed: {answer}", place.durations.retry_first) from refusal
+            raise _again(refusal.code, f"not placed: {answer}") from refusal
         except OutcomeUnknown as doubt:
             log.warning("sent, no answer", reason=str(doubt))
             return await self.journal.unknown(place.order_id, place.send_no, str(doubt))
@@ -191,9 +199,24 @@ class BrokerCalls:
         lagging = not found.status.is_end and sum(t.quantity for t in trades) < row.filled_quantity
         return self._report(found, lagging=lagging)
 
-    async def _still_absent(self, found: JournalOrder, look: LookInput, book: Book) -> OrderView:
-        send, order = found.send, found.order
-        why_sick = await self._sick(book, send["trading_day"], order["account"])
+    async def _not_listed(self, look: LookInput) -> OrderView:
+        """The book has no row of an order that the broker gave an id: told at once, a person's to decide once its day is over."""
+        found = await self.journal.load(look.order_id)
+        self._bind(found)
+        day, today = found.send["trading_day"], trading_day(utc_now())
+        log.warning("the book does not list our order", broker_order_id=look.broker_order_id, sent_on=str(day))
+        if found.status.is_end or found.send["broker_order_id"] != look.broker_order_id:
+            return view(found)
+        why = f"the book of {today} does not list broker order {look.broker_order_id}, sent on {day}"
+        if today > day:
+            why += ", and the book of that day is gone"
+            return self._report(await self.journal.unresolved(look.order_id, look.send_no, why))
+        late = seconds_since(found.send["claimed_at"]) > look.durations.absence_after
+        return view(found, evidence=why, missing=late)
+
+    async def _still_absent(self, found: JournalOrder, look: LookInput, book: Book, known: set[str]) -> OrderView:
+        send = found.send
+        why_sick = _sick(book, send["trading_day"], send["account"], known)
         await record_book(self.journal, look.order_id, look.send_no, book, why_sick)
         verdict, told = judge(
             await books_seen(self.journal, look.order_id, look.send_no),
@@ -209,15 +232,6 @@ class BrokerCalls:
         if verdict is Verdict.DAY_OVER:
             return self._report(await self.journal.unresolved(look.order_id, look.send_no, told))
         return view(found, evidence=told + (f"; the last book does not count: {why_sick}" if why_sick else ""))
-
-    async def _sick(self, book: Book, day: date, account: str) -> str | None:
-        """Why this book is no evidence: another account's, another day's, or missing orders the journal knows of."""
-        if book.account != account:
-            return f"it is the book of {book.account}, not of {account}"
-        if book.trading_day != day:
-            return f"it is the book of {book.trading_day}, the order was sent on {day}"
-        missing = await self.journal.broker_order_ids(account, day) - {row.broker_order_id for row in book.rows}
-        return f"it lacks {len(missing)} orders the journal knows of" if missing else None
 
     def _bind(self, found: JournalOrder) -> None:
         order = found.order
@@ -245,7 +259,19 @@ class BrokerCalls:
         return view(found, lagging=lagging)
 
 
-def view(found: JournalOrder, *, lagging: bool = False, evidence: str | None = None) -> OrderView:
+def _sick(book: Book, day: date, account: str, known: set[str]) -> str | None:
+    """Why this book is no evidence: another account's, another day's, or missing orders that were `known` when it was asked for."""
+    if book.account != account:
+        return f"it is the book of {book.account}, not of {account}"
+    if book.trading_day != day:
+        return f"it is the book of {book.trading_day}, the order was sent on {day}"
+    missing = known - {row.broker_order_id for row in book.rows}
+    return f"it lacks {len(missing)} orders the journal knows of" if missing else None
+
+
+def view(
+    found: JournalOrder, *, lagging: bool = False, evidence: str | None = None, missing: bool = False
+) -> OrderView:
     """What the workflow needs to know of an order."""
     order = found.order
     return OrderView(
@@ -259,6 +285,7 @@ def view(found: JournalOrder, *, lagging: bool = False, evidence: str | None = N
         charges=order["charges"],
         reason=order["reason"],
         lagging=lagging,
+        missing=missing,
         short=exit_is_short(found),
         evidence=evidence,
     )
@@ -284,6 +311,7 @@ def _request(found: JournalOrder, quantity: int, deadline: float) -> PlaceReques
     )
 
 
-def _again(kind: str, message: str, seconds: float) -> ApplicationError:
-    """Nothing was sent: Temporal tries the activity again after `seconds`."""
-    return ApplicationError(message, type=kind, next_retry_delay=timedelta(seconds=seconds))
+def _again(kind: str, message: str, seconds: float | None = None) -> ApplicationError:
+    """Nothing was sent: Temporal tries the activity again, after `seconds` or by its own growing intervals."""
+    delay = None if seconds is None else timedelta(seconds=seconds)
+    return ApplicationError(message, type=kind, next_retry_delay=delay, category=ApplicationErrorCategory.BENIGN)

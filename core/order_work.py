@@ -55,6 +55,8 @@ class OrderView(_Model):
     reason: str | None = None
     lagging: bool = False
     """The book counts more than the trades listed so far: look again soon."""
+    missing: bool = False
+    """Today's book does not list the order, long after the broker gave it an id."""
     short: bool = False
     """An exit that ended before its goal."""
     evidence: str | None = None

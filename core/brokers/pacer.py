@@ -89,6 +89,10 @@ class Budget:
         self._day_sent += 1
         return 0.0
 
+    def give_back(self) -> None:
+        """The last token's command never left: it does not count for the day. Its second and minute pass by themselves."""
+        self._day_sent = max(self._day_sent - 1, 0)
+
 
 class Pacer:
     """Hands out the budget to those who wait, urgent ones first, then in the order they came."""
@@ -128,6 +132,10 @@ class Pacer:
             if not turn.done():
                 turn.cancel()
                 self._serve()
+
+    def give_back(self) -> None:
+        """The command for which leave was given did not leave: the day has room for one more again."""
+        self._budget.give_back()
 
     def _serve(self) -> None:
         """Give to whoever may go now, and come back when the next one may."""

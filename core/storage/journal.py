@@ -144,7 +144,7 @@ class Journal:
     async def refused(self, order_id: UUID, send_no: int, answer: str) -> JournalOrder:
         """A certain and final "not placed": the order is rejected with the broker's words."""
         async with self._work(order_id) as work:
-            if work.send["state"] in {SendState.SENDING, SendState.INTENT}:
+            if work.send["send_no"] == send_no and work.send["state"] in {SendState.SENDING, SendState.INTENT}:
                 await work.set_send(send_no, state=SendState.REFUSED, answered_at=utc_now(), answer=answer)
                 self._advance(work, OrderStatus.REJECTED, answer)
         return _result(work)
@@ -179,9 +179,9 @@ class Journal:
         return _result(work)
 
     async def unresolved(self, order_id: UUID, send_no: int, why: str) -> JournalOrder:
-        """Evidence ran out: a person must decide."""
+        """Evidence ran out, of whether the send arrived or of how it ended: a person must decide."""
         async with self._work(order_id) as work:
-            if work.send["send_no"] == send_no and work.send["state"] == SendState.UNKNOWN:
+            if work.send["send_no"] == send_no and work.send["state"] in {SendState.UNKNOWN, SendState.SENT}:
                 self._advance(work, OrderStatus.UNRESOLVED, why)
         return _result(work)
 
@@ -191,14 +191,17 @@ class Journal:
         """Bring an order to what the broker's book shows of it: transitions, fills, positions and events in one transaction."""
         async with self._work(order_id) as work:
             send = _send_of(work, broker_order_id)
-            booked = await work.connection.execute(
-                select(FILLS.c.trade_id).where(FILLS.c.order_id == order_id, FILLS.c.broker_order_id == broker_order_id)
+            rows = await work.connection.execute(
+                select(FILLS.c.trade_id, FILLS.c.quantity).where(
+                    FILLS.c.order_id == order_id, FILLS.c.broker_order_id == broker_order_id
+                )
             )
+            booked: dict[str, int] = {row.trade_id: row.quantity for row in rows}
             steps = fold_book(
                 status=OrderStatus(work.order["status"]),
                 quantity=send["quantity"],
-                filled_quantity=work.order["filled_quantity"],
-                booked_trades=booked.scalars().all(),
+                filled_quantity=sum(booked.values()),
+                booked_trades=booked,
                 seen=seen,
                 trades=trades,
             )
@@ -326,13 +329,14 @@ def _result(work: _Work) -> JournalOrder:
 
 
 def exit_is_short(found: JournalOrder) -> bool:
-    """An exit that ended without filling what it was sent for: a person should know."""
+    """An exit that ended without filling what it was asked for: a person should know.
+
+    One that was never sent because nothing was left to exit is not short; one that was cancelled before it was sent is.
+    """
     order = found.order
-    return (
-        found.intent is Intent.EXIT
-        and found.status in {OrderStatus.CANCELLED, OrderStatus.REJECTED}
-        and order["filled_quantity"] < found.send["quantity"]
-    )
+    nothing_left = found.send["state"] == SendState.ABSENT and not order["cancel_requested"]
+    short = order["filled_quantity"] < found.send["quantity"]
+    return found.intent is Intent.EXIT and found.status.is_end and short and not nothing_left
 
 
 def seconds_since(moment: datetime) -> float:

@@ -19,13 +19,15 @@ SOURCE = "journal"
 EVENT_OF: dict[OrderStatus, EventType] = {
     OrderStatus.SUBMITTED: EventType.ORDER_SUBMITTED,
     OrderStatus.ACKED: EventType.ORDER_ACK,
+    OrderStatus.FILLED: EventType.ORDER_MODIFIED,
     OrderStatus.CANCELLED: EventType.ORDER_CANCELLED,
     OrderStatus.REJECTED: EventType.ORDER_REJECTED,
     OrderStatus.EXPIRED: EventType.ORDER_EXPIRED,
     OrderStatus.UNKNOWN: EventType.ORDER_UNKNOWN,
     OrderStatus.UNRESOLVED: EventType.ORDER_UNRESOLVED,
 }
-"""Fills announce themselves; PENDING (an exit's next send) announces nothing."""
+"""What a step without a fill announces. Fills announce themselves; PENDING (an exit's next send) announces nothing; an order
+becomes FILLED without a fill only where somebody reduced it, in the broker's own app, to what was filled already."""
 
 
 def order_state(order: RowMapping | dict[str, Any], sends: Sequence[RowMapping]) -> OrderState:

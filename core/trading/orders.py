@@ -23,16 +23,17 @@ TRANSITIONS: dict[OrderStatus, frozenset[OrderStatus]] = {
     _S.PENDING: frozenset({_S.SUBMITTED, _S.UNKNOWN, _S.REJECTED, _S.EXPIRED, _S.CANCELLED}),
     _S.UNKNOWN: frozenset({_S.SUBMITTED, _S.PENDING, _S.EXPIRED, _S.UNRESOLVED, _S.REJECTED}),
     _S.UNRESOLVED: frozenset({_S.SUBMITTED, _S.EXPIRED}),
-    _S.SUBMITTED: frozenset({_S.ACKED, _S.REJECTED, _S.CANCELLED}),
-    _S.ACKED: frozenset({_S.PARTIALLY_FILLED, _S.FILLED, _S.CANCELLED, _S.REJECTED}),
-    _S.PARTIALLY_FILLED: frozenset({_S.PARTIALLY_FILLED, _S.FILLED, _S.CANCELLED, _S.REJECTED}),
+    _S.SUBMITTED: frozenset({_S.ACKED, _S.REJECTED, _S.CANCELLED, _S.UNRESOLVED}),
+    _S.ACKED: frozenset({_S.PARTIALLY_FILLED, _S.FILLED, _S.CANCELLED, _S.REJECTED, _S.UNRESOLVED}),
+    _S.PARTIALLY_FILLED: frozenset({_S.PARTIALLY_FILLED, _S.FILLED, _S.CANCELLED, _S.REJECTED, _S.UNRESOLVED}),
     _S.FILLED: frozenset(),
     _S.CANCELLED: frozenset(),
     _S.REJECTED: frozenset(),
     _S.EXPIRED: frozenset(),
 }
 """From each state, where one step may lead. PENDING → CANCELLED is an order stopped before it was ever claimed for sending;
-UNKNOWN → PENDING is an exit whose send is proven absent and that opens its next send."""
+UNKNOWN → PENDING is an exit whose send is proven absent and that opens its next send; from the followed states to UNRESOLVED
+goes an order whose trading day ended unseen: the broker's book was emptied before it showed the end."""
 
 _FORWARD = (_S.SUBMITTED, _S.ACKED)
 
@@ -111,8 +112,11 @@ def fold_book(
 ) -> tuple[Step, ...]:
     """The steps that bring an order to what the book shows. New trades are booked in (time, trade id) order.
 
-    An end with fills waits: it is not among the steps until all trades that the book counts are there. `quantity` is what was sent.
+    An end with fills waits: it is not among the steps until all trades that the book counts are there. `quantity` is what was sent
+    under this broker order, `filled_quantity` what of it is booked. An order changed in the broker's own app is full at the book's
+    quantity; until the book calls it complete, at no less than was sent.
     """
+    full = seen.quantity if seen.end is _S.FILLED else max(quantity, seen.quantity)
     steps: list[Step] = []
     at = status
 
@@ -135,18 +139,13 @@ def fold_book(
             continue
         if at is _S.SUBMITTED:
             go(_S.ACKED)
-        after = _S.FILLED if filled >= quantity else _S.PARTIALLY_FILLED
+        after = _S.FILLED if filled >= full else _S.PARTIALLY_FILLED
         check(at, after)
         steps.append(Step(after, fill))
         at = after
     if seen.end is not None and not at.is_end and filled >= seen.filled_quantity:
-        go(_end_reached(seen, filled, quantity))
+        if seen.end is not _S.FILLED:
+            go(seen.end)
+        elif filled:  # complete of nothing contradicts itself: the next look tells
+            go(_S.FILLED if filled >= full else _S.CANCELLED)
     return tuple(steps)
-
-
-def _end_reached(seen: SeenOrder, filled: int, quantity: int) -> OrderStatus:
-    """COMPLETE with fewer fills than sent (reduced in the broker's app) is the end of what it was reduced to."""
-    if seen.end is _S.FILLED and filled < quantity:
-        return _S.FILLED if filled and filled >= seen.quantity else _S.CANCELLED
-    assert seen.end is not None
-    return seen.end

@@ -15,7 +15,7 @@ from core.events.envelope import decode
 from core.events.payloads import OrderEvent
 from core.storage.claims import ClaimResult, LeaseProof, sends_since, sends_today
 from core.storage.db import broker_engine
-from core.storage.journal import ORDERS
+from core.storage.journal import ORDERS, exit_is_short
 from core.storage.leases import Lease
 from core.storage.models import LeaseRow
 from core.trading.types import Broker, Intent, OrderStatus, SendState, Side
@@ -158,6 +158,40 @@ async def test_a_book_seen_twice_books_its_fills_once(world: JournalWorld) -> No
     await asyncio.gather(*(world.fill(order_id, *fills) for _ in range(4)))
     assert (await world.position())["quantity"] == 10
     assert len(await world.events(order_id)) == 4  # submitted, ack, filled, filled
+
+
+async def test_an_order_reduced_in_the_brokers_app_to_what_is_filled_ends_and_says_so(world: JournalWorld) -> None:
+    order_id = await world.order()
+    await world.sent(order_id)
+    done = trade(6)
+    await world.fill(order_id, done, status="OPEN")
+    await world.fill(order_id, done, status="COMPLETE", quantity=6)
+    found = await world.journal.load(order_id)
+    assert (found.status, found.order["filled_quantity"]) == (OrderStatus.FILLED, 6)
+    assert (await world.events(order_id))[-1]["topic"].endswith(".orders.modified")
+
+
+async def test_a_late_refusal_of_an_earlier_send_leaves_the_next_one_alone(world: JournalWorld) -> None:
+    await world.hold(Side.BUY, 10)
+    leave = await world.order(Side.SELL, 10, Intent.EXIT)
+    await world.claim(leave)
+    await world.journal.unknown(leave, 1, "read timeout")
+    await world.journal.absent(leave, 1, "3 books")
+    assert (await world.journal.refused(leave, 1, "MARGIN: too late")).status is OrderStatus.PENDING
+
+
+async def test_an_exit_that_finds_nothing_left_is_not_short_of_its_goal(world: JournalWorld) -> None:
+    leave = await world.order(Side.SELL, 10, Intent.EXIT)
+    assert (await world.claim(leave)).result is ClaimResult.FLAT
+    assert not exit_is_short(await world.journal.end_unsent(leave, OrderStatus.CANCELLED, "flat"))
+
+
+async def test_an_exit_that_ended_at_the_broker_with_less_is_short(world: JournalWorld) -> None:
+    await world.hold(Side.BUY, 10)
+    leave = await world.order(Side.SELL, 10, Intent.EXIT)
+    await world.sent(leave)
+    await world.fill(leave, trade(4), status="COMPLETE", quantity=4)
+    assert exit_is_short(await world.journal.load(leave))
 
 
 async def test_a_late_fill_folds_the_whole_position_again(world: JournalWorld) -> None:

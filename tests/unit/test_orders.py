@@ -30,6 +30,7 @@ def seen(status: str, filled: int, quantity: int = 10, *, acked: bool = True) ->
         (S.PENDING, S.FILLED, (S.SUBMITTED, S.ACKED, S.FILLED)),
         (S.UNKNOWN, S.CANCELLED, (S.SUBMITTED, S.CANCELLED)),
         (S.UNRESOLVED, S.ACKED, (S.SUBMITTED, S.ACKED)),
+        (S.PARTIALLY_FILLED, S.UNRESOLVED, (S.UNRESOLVED,)),
         (S.SUBMITTED, S.REJECTED, (S.REJECTED,)),
         (S.PARTIALLY_FILLED, S.PARTIALLY_FILLED, (S.PARTIALLY_FILLED,)),
         (S.ACKED, S.ACKED, ()),
@@ -69,12 +70,29 @@ def test_a_step_that_is_not_in_the_table_is_refused(before: S, after: S) -> None
         (S.CANCELLED, seen("OPEN", 0), [], []),
         (S.CANCELLED, seen("CANCELLED", 4), [trade(1, 4)], [(S.CANCELLED, 4)]),
         # reduced in the broker's own app
-        (S.ACKED, seen("COMPLETE", 6, quantity=6), [trade(1, 6)], [(S.PARTIALLY_FILLED, 6), (S.FILLED, 0)]),
+        (S.ACKED, seen("COMPLETE", 6, quantity=6), [trade(1, 6)], [(S.FILLED, 6)]),
+        # increased there: it works on after what we sent is filled
+        (S.ACKED, seen("OPEN", 10, quantity=20), [trade(1, 10)], [(S.PARTIALLY_FILLED, 10)]),
+        # complete, and the rest will never come; complete of nothing is no evidence of anything yet
+        (S.ACKED, seen("COMPLETE", 4), [trade(1, 4)], [(S.PARTIALLY_FILLED, 4), (S.CANCELLED, 0)]),
+        (S.ACKED, seen("COMPLETE", 0), [], []),
     ],
 )
 def test_the_book_decides(status: S, book: SeenOrder, trades: list[SeenFill], expected: list[tuple[S, int]]) -> None:
     steps = fold_book(status=status, quantity=10, filled_quantity=0, booked_trades=(), seen=book, trades=trades)
     assert [(step.status, step.fill.quantity if step.fill else 0) for step in steps] == expected
+
+
+def test_an_order_reduced_to_what_is_filled_already_ends_without_a_new_fill() -> None:
+    steps = fold_book(
+        status=S.PARTIALLY_FILLED,
+        quantity=10,
+        filled_quantity=6,
+        booked_trades=["T1"],
+        seen=seen("COMPLETE", 6, quantity=6),
+        trades=[trade(1, 6)],
+    )
+    assert [(step.status, step.fill) for step in steps] == [(S.FILLED, None)]
 
 
 def test_a_trade_already_booked_is_not_booked_again() -> None:

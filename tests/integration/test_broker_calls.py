@@ -1,0 +1,177 @@
+"""The activities that talk to a broker, on a real journal and a broker that answers as each test says."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import date, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import update
+from structlog.testing import capture_logs
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
+
+from activities.broker_calls import BrokerCalls
+from core.brokers.pacer import Pacer
+from core.brokers.port import Book, BookRow, BrokerProfile, PlaceRequest, Trade
+from core.brokers.reader import BookReader
+from core.clock import trading_day, utc_now
+from core.config import Settings
+from core.errors import SessionExpired
+from core.order_work import LookInput, OrderView, PlaceInput
+from core.storage.db import broker_engine
+from core.storage.journal import SENDS
+from core.trading.calendar import calendar_for
+from core.trading.durations import OrderDurations
+from core.trading.types import Broker, Intent, OrderStatus, Side
+from tests.journal_world import ACCOUNT, JournalWorld
+
+pytestmark = pytest.mark.stack
+
+DURATIONS = OrderDurations(pacer_wait=0.2)
+
+
+class ToldTrader:
+    """Answers what the test says. `book_rows` is the whole book."""
+
+    broker = Broker.ZERODHA
+
+    def __init__(self, *, per_day: int | None = None) -> None:
+        self.profile = BrokerProfile(None, 0, None, 0, per_day, 0, None)
+        self.refusal: Exception | None = None
+        self.book_rows: tuple[BookRow, ...] = ()
+        self.placed = 0
+
+    async def place(self, request: PlaceRequest) -> str:
+        self.placed += 1
+        if self.refusal is not None:
+            raise self.refusal
+        return f"B{request.tag}"
+
+    async def book(self) -> Book:
+        now = utc_now()
+        return Book(ACCOUNT, trading_day(now), now, now, self.book_rows)
+
+    async def orders(self, broker_order_ids: Sequence[str]) -> dict[str, BookRow]:
+        return {row.broker_order_id: row for row in self.book_rows if row.broker_order_id in broker_order_ids}
+
+    async def trades(self, broker_order_ids: Sequence[str]) -> dict[str, tuple[Trade, ...]]:
+        return {}
+
+
+@pytest.fixture
+async def world(stack: Settings) -> AsyncIterator[JournalWorld]:
+    engine = broker_engine(stack, Broker.ZERODHA)
+    yield await JournalWorld.make(engine, Broker.ZERODHA)
+    await engine.dispose()
+
+
+def calls(world: JournalWorld, trader: ToldTrader) -> BrokerCalls:
+    told: Any = trader
+    return BrokerCalls(
+        world.journal, told, BookReader(told), Pacer(trader.profile), world.proof, calendar_for(simulated=True)
+    )
+
+
+async def place(at: BrokerCalls, order_id: UUID, send_no: int = 1) -> OrderView:
+    found: OrderView = await ActivityEnvironment().run(
+        at.place_order, PlaceInput(order_id=order_id, send_no=send_no, durations=DURATIONS)
+    )
+    return found
+
+
+def look(order_id: UUID, broker_order_id: str | None) -> LookInput:
+    return LookInput(order_id=order_id, send_no=1, broker_order_id=broker_order_id, durations=DURATIONS)
+
+
+async def sent_on(world: JournalWorld, order_id: UUID, day: date) -> None:
+    async with world.engine.begin() as connection:
+        await connection.execute(update(SENDS).where(SENDS.c.order_id == order_id).values(trading_day=day))
+
+
+# sending ----------------------------------------------------------------------------------------------------------
+
+
+async def test_waiting_for_a_login_does_not_use_up_the_days_orders(world: JournalWorld) -> None:
+    """An exit tries again for as long as the session is dead; then it must still be allowed to go."""
+    trader = ToldTrader(per_day=5)
+    trader.refusal = SessionExpired("no valid session: run `alpha-panda login`")
+    await world.hold(Side.BUY, 10)
+    leave, at = await world.order(Side.SELL, 10, Intent.EXIT), calls(world, trader)
+    for _ in range(8):
+        with pytest.raises(ApplicationError) as again:
+            await place(at, leave)
+        assert again.value.type == "SESSION_EXPIRED"
+        assert again.value.next_retry_delay is None, "Temporal's own backoff"
+    trader.refusal = None
+    assert (await place(at, leave)).status is OrderStatus.SUBMITTED
+    assert at.pacer.day_sent == 1
+
+
+async def test_a_send_somebody_claimed_becomes_unknown_without_leave_to_send(world: JournalWorld) -> None:
+    order_id, trader = await world.order(), ToldTrader(per_day=0)
+    await world.claim(order_id)
+    assert (await place(calls(world, trader), order_id)).status is OrderStatus.UNKNOWN
+    assert trader.placed == 0
+
+
+async def test_a_cancel_stops_an_exit_that_waits_for_leave_to_send(world: JournalWorld) -> None:
+    await world.hold(Side.BUY, 10)
+    leave = await world.order(Side.SELL, 10, Intent.EXIT, cancel_requested=True)
+    ended = await place(calls(world, ToldTrader(per_day=0)), leave)
+    assert (ended.status, ended.short) == (OrderStatus.CANCELLED, True)
+
+
+async def test_an_exit_of_nothing_ends_without_asking_a_person_to_close_by_hand(world: JournalWorld) -> None:
+    leave, at = await world.order(Side.SELL, 10, Intent.EXIT), calls(world, ToldTrader(per_day=5))
+    ended = await place(at, leave)
+    assert (ended.status, ended.short, at.pacer.day_sent) == (OrderStatus.CANCELLED, False, 0)
+
+
+# looking ----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_order_whose_day_ended_and_whose_row_is_gone_is_a_persons_to_decide(world: JournalWorld) -> None:
+    """Zerodha's book is emptied each morning: what was not seen to end before cannot be seen any more."""
+    order_id = await world.order()
+    broker_order_id = await world.sent(order_id)
+    await sent_on(world, order_id, trading_day(utc_now()) - timedelta(days=1))
+    at = calls(world, ToldTrader())
+    found: OrderView = await ActivityEnvironment().run(at.look_at_book, look(order_id, broker_order_id))
+    assert found.status is OrderStatus.UNRESOLVED
+    assert broker_order_id in (found.reason or "")
+
+
+async def test_an_order_that_fell_out_of_todays_book_is_told_and_followed_on(world: JournalWorld) -> None:
+    order_id = await world.order()
+    broker_order_id = await world.sent(order_id)
+    at = calls(world, ToldTrader())
+    with capture_logs(processors=[]) as lines:
+        found: OrderView = await ActivityEnvironment().run(at.look_at_book, look(order_id, broker_order_id))
+    assert (found.status, found.missing) == (OrderStatus.SUBMITTED, False), "the broker may need a moment"
+    assert lines
+    async with world.engine.begin() as connection:
+        await connection.execute(
+            update(SENDS).where(SENDS.c.order_id == order_id).values(claimed_at=utc_now() - timedelta(minutes=5))
+        )
+    found = await ActivityEnvironment().run(at.look_at_book, look(order_id, broker_order_id))
+    assert (found.status, found.missing) == (OrderStatus.SUBMITTED, True)
+
+
+async def test_an_order_placed_while_a_book_is_on_its_way_does_not_make_it_sick(world: JournalWorld) -> None:
+    """Else a busy account could never prove anything absent."""
+    account = f"A{world.instance[-12:]}"
+    lost = await world.order(account=account)
+    await world.claim(lost)
+    await world.journal.unknown(lost, 1, "read timeout")
+
+    class Busy(ToldTrader):
+        async def book(self) -> Book:
+            now = utc_now()
+            await world.sent(await world.order(account=account))
+            return Book(account, trading_day(now), now, now, ())
+
+    found: OrderView = await ActivityEnvironment().run(calls(world, Busy()).look_up_by_tag, look(lost, None))
+    assert "does not count" not in (found.evidence or "")
