@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from decimal import Decimal
 
 import pytest
 
@@ -13,8 +12,6 @@ from tests.e2e.trading import INFY, SBIN, Market, open_orders, referee, running_
 from tests.fixtures.system import System
 
 pytestmark = pytest.mark.e2e
-
-LOW = Decimal(1490)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +27,7 @@ def system() -> Iterator[System]:
 
 def test_every_process_killed_in_turn_leaves_one_order_an_intent(system: System) -> None:
     rows = names(services(system.settings))
-    with Market(system, INFY, LOW) as one, Market(system, SBIN, LOW) as two:
+    with Market(system, INFY) as one, Market(system, SBIN) as two:
         swing(system, [one, two], 2)
         for name in rows:
             died = system.kill(name)
@@ -57,7 +54,7 @@ def test_a_broker_worker_that_dies_at_a_durable_step_sends_nothing_twice(
     service = f"broker-{broker}"
     before = {row["order_id"] for row in system.sql(f"SELECT order_id FROM {broker}.orders")}
     arm(system, service, f"{point}=kill:1")
-    with Market(system, INFY, LOW) as one, Market(system, SBIN, LOW) as two:
+    with Market(system, INFY) as one, Market(system, SBIN) as two:
         swing(system, [one, two], 3)
         system.wait(lambda: not open_orders(system), "every order to end", 150, lambda: open_orders(system))
     statuses = {

@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from decimal import Decimal
 
 import httpx
 import pytest
@@ -20,7 +19,6 @@ from tests.fixtures.system import System
 pytestmark = pytest.mark.e2e
 
 AWAY_S = 30.0
-LOW = Decimal(1490)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +42,7 @@ def ready(system: System) -> tuple[int, dict[str, str]]:
 @pytest.mark.parametrize("part", ["redis", "temporal", "kafka", "postgres"])
 def test_a_part_lost_for_half_a_minute_delays_but_loses_nothing(system: System, part: str) -> None:
     stack = NativeStack(system.settings)
-    with Market(system, INFY, LOW) as one, Market(system, SBIN, LOW) as two:
+    with Market(system, INFY) as one, Market(system, SBIN) as two:
         swing(system, [one, two], 2)
         stack.supervisor.stop_parts([part])
         gone = time.monotonic()
@@ -72,7 +70,7 @@ def test_a_broker_that_hangs_does_not_hold_the_other(system: System, held: Broke
         rows = system.sql(f"SELECT count(*) AS n FROM {flows}.orders WHERE status = 'FILLED'")
         return int(rows[0]["n"])
 
-    with Market(system, INFY, LOW) as one, Market(system, SBIN, LOW) as two:
+    with Market(system, INFY) as one, Market(system, SBIN) as two:
         swing(system, [one, two], 1)
         for pid in frozen:
             os.kill(pid, signal.SIGSTOP)

@@ -19,7 +19,8 @@ from tests.fixtures.system import System
 
 INFY, SBIN = "NSE:INFY", "NSE:SBIN"
 SPREAD = Decimal("0.10")
-HIGH, LOW = Decimal(1510), Decimal(1490)
+LEVELS = {INFY: (Decimal(1490), Decimal(1510)), SBIN: (Decimal(820), Decimal(840))}
+"""Low and high price a market swings between, inside the sandbox's circuit limits of the instrument."""
 PACE_S = 0.25
 
 
@@ -33,11 +34,18 @@ def steered(strategy_id: str, *instruments: str, quantity: int = 10, zerodha: bo
 class Market:
     """Ticks an instrument's price four times a second until told another price: `with Market(system, INFY, Decimal(1500)) as market`."""
 
-    def __init__(self, system: System, instrument: str, price: Decimal) -> None:
-        self._system, self._instrument, self.price = system, instrument, price
+    def __init__(self, system: System, instrument: str, price: Decimal | None = None) -> None:
+        """Starts at the low of LEVELS unless told a price."""
+        self._system, self._instrument = system, instrument
+        self.price = LEVELS[instrument][0] if price is None else price
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"market {instrument}", daemon=True)
         self.error: Exception | None = None
+
+    def jump(self) -> None:
+        """From low to high, or back."""
+        low, high = LEVELS[self._instrument]
+        self.price = low if self.price == high else high
 
     def __enter__(self) -> Market:
         self._thread.start()
@@ -145,7 +153,7 @@ def swing(system: System, markets: Sequence[Market], wanted: int, brokers: Seque
         if all(seen[broker] >= goal[broker] for broker in goal):
             return
         for market in markets:
-            market.price = LOW if market.price == HIGH else HIGH
+            market.jump()
         _let_ticks_flow(system)
     raise AssertionError(f"no orders came: {count()}, wanted {goal}")
 
