@@ -29,7 +29,8 @@ async def main(ctx: ServiceContext) -> None:
     await producer.start()
     outbox = Outbox(engine, producer)
     publishing = asyncio.create_task(outbox.run())
-    calls = JournalCalls(outbox, Alerts(producer, ctx.name))
+    alerts = Alerts(producer, ctx.name)
+    calls = JournalCalls(outbox, alerts, ctx.broker)
     client = await connect(ctx.settings)
     worker = Worker(
         client,
@@ -45,8 +46,25 @@ async def main(ctx: ServiceContext) -> None:
     try:
         async with worker:
             ctx.health.started()
-            await ctx.stop.wait()
+            await _until_stopped(ctx.stop, publishing)
     finally:
         publishing.cancel()
+        await alerts.drain()
         await producer.stop()
         await engine.dispose()
+
+
+async def _until_stopped(stop: asyncio.Event, publishing: asyncio.Task[None]) -> None:
+    """Wait for the stop. Publishing that ended by itself ends the process: else every order would wait for news for ever.
+
+    Raises:
+        RuntimeError: publishing ended.
+    """
+    asked = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({asked, publishing}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        asked.cancel()
+    if publishing.done():
+        cause = None if publishing.cancelled() else publishing.exception()
+        raise RuntimeError("publishing ended by itself") from cause

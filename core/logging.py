@@ -27,6 +27,10 @@ def _redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[
     return event
 
 
+ORDER_KEYS = ("broker", "order_id", "correlation_id")
+"""What the lines of an order's path carry; a task that handles one record after the other unbinds them in between."""
+
+
 class _RateLimited(logging.Filter):
     """aiokafka logs hundreds of warnings while a broker is away: one line per distinct message a minute is enough."""
 

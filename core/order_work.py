@@ -105,6 +105,7 @@ class AlertInput(_Model):
     subject: str
     message: str
     action: str
+    correlation_id: UUID | None = None
 
 
 class BrokerHint(_Model):

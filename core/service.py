@@ -25,7 +25,7 @@ import structlog
 from core import failpoints, logging
 from core.config import Settings, home
 from core.config import settings as read_settings
-from core.errors import StopTheStart
+from core.errors import StopTheStart, Transient
 from core.health import HealthReporter
 from core.services import services
 from core.trading.types import Broker
@@ -90,6 +90,9 @@ def run(name: str, main: Main) -> NoReturn:
     except StopTheStart as error:
         log.error("cannot start", service=name, reason=str(error))
         code = EXIT_MEND_FIRST
+    except Transient as error:
+        log.error("a part is missing at the start; ends, to be started again", service=name, reason=str(error))
+        code = EXIT_CRASHED
     except Exception:
         log.exception("crashed", service=name)
         code = EXIT_CRASHED

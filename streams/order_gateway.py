@@ -57,7 +57,12 @@ class Gateway:
         self._durations = OrderDurations().scaled(settings.duration_factor)
 
     async def handle(self, record: Record) -> None:
-        """Raises Poison for what is no validated signal, Transient while Temporal is away."""
+        """Raises Poison for what is no validated signal, Transient while Temporal starts no workflows.
+
+        Away, overloaded, without our namespace: nothing of this is the signal's fault, and a decided order must not end in the DLQ.
+        The same start is tried again, and REJECT_DUPLICATE keeps it one.
+        """
+        structlog.contextvars.unbind_contextvars(*logging.ORDER_KEYS)
         broker = topics.broker_of(record.topic)
         envelope = decode(record.value)
         if broker is None or not isinstance(envelope.data, SignalValidated):
@@ -73,9 +78,9 @@ class Gateway:
         except WorkflowAlreadyStartedError:
             log.info("workflow was started before")
         except RPCError as error:
-            if error.status in _PASSING:
-                raise Transient(f"Temporal does not answer: {error.message}") from error
-            raise
+            if error.status is RPCStatusCode.INVALID_ARGUMENT:
+                raise
+            raise Transient(f"Temporal does not start an order's workflow: {error.message}") from error
         except TimeoutError as error:
             raise Transient("Temporal does not answer in time") from error
 
@@ -121,20 +126,6 @@ class Gateway:
                 "durations": self._durations,
             }
         )
-
-
-_PASSING = frozenset(
-    {
-        RPCStatusCode.UNAVAILABLE,
-        RPCStatusCode.DEADLINE_EXCEEDED,
-        RPCStatusCode.RESOURCE_EXHAUSTED,
-        RPCStatusCode.ABORTED,
-        RPCStatusCode.CANCELLED,
-        RPCStatusCode.UNKNOWN,
-        RPCStatusCode.INTERNAL,
-    }
-)
-"""Temporal is away, starting, or overloaded: the same start is tried again, and REJECT_DUPLICATE keeps it one."""
 
 
 def _details(order: OrderInput) -> str:

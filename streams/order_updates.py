@@ -56,19 +56,21 @@ class OrderUpdates:
 
     async def handle(self, record: Record) -> None:
         """Raises Poison for what is no update, Transient while the database or Temporal is away."""
+        structlog.contextvars.unbind_contextvars(*logging.ORDER_KEYS)
         broker = topics.broker_of(record.topic)
         envelope = decode(record.value)
         if broker is None or not isinstance(envelope.data, OrderUpdate):
             raise Poison(f"{envelope.type} is not an order update", stage="validate")
         update = envelope.data
-        order_id = await self._journals[broker].find_by_hint(update.broker_order_id, update.tag)
-        if order_id is None:
+        found = await self._journals[broker].find_by_hint(update.broker_order_id, update.tag)
+        if found is None:
             log.info(
                 "an update of an order that is not ours", broker=broker.value, broker_order_id=update.broker_order_id
             )
             return
+        order_id, correlation_id = found
         structlog.contextvars.bind_contextvars(
-            broker=broker.value, order_id=str(order_id), correlation_id=str(envelope.correlation_id)
+            broker=broker.value, order_id=str(order_id), correlation_id=str(correlation_id)
         )
         handle = self._client.get_workflow_handle(order_workflow_id(broker, order_id))
         try:

@@ -38,6 +38,7 @@ class OrderWorkflow:
         self.hints_served = 0
         self.looks = 0
         self.behind: asyncio.Task[Any] | None = None
+        self.more_to_publish = False
         self.alerts: list[asyncio.Task[Any]] = []
         self.shown: tuple[OrderStatus, str | None] = (OrderStatus.PENDING, None)
 
@@ -52,24 +53,40 @@ class OrderWorkflow:
         if order.resumed is None:
             self._tell("decided", f"{order.intent} asked by {order.requested_by}")
         while not self.view.status.is_end:
-            if self.view.status is OrderStatus.PENDING:
-                await self._place()
-            elif self.view.status is OrderStatus.UNKNOWN:
-                await self._resolve()
-            elif self.view.status in _FOLLOWED:
-                await self._follow()
-            else:
-                await self._wait_for_a_person()
-            if workflow.info().is_continue_as_new_suggested() and not self.view.status.is_end:
-                await self._all_published()
+            try:
+                await self._step()
+            except (asyncio.CancelledError, FailureError) as error:
+                if not is_cancelled_exception(error):
+                    raise
+                self._tell(
+                    "not cancelled", "a cancel in Temporal stops no order: it lives until the book shows its end"
+                )
+                continue
+            if self._wants_a_new_run():
                 workflow.continue_as_new(
                     order.model_copy(update={"resumed": self.view, "story": tuple(self.story[-40:])})
                 )
-        await self._all_published()
+        if self.behind is not None:
+            await self.behind
         await asyncio.gather(*self.alerts)
         return self.view
 
+    def _wants_a_new_run(self) -> bool:
+        """A long history goes on in a new run, once nothing of this one is on its way: news and alerts are not left behind."""
+        busy = any(task is not None and not task.done() for task in (self.behind, *self.alerts))
+        return workflow.info().is_continue_as_new_suggested() and not busy and not self.view.status.is_end
+
     # the steps ---------------------------------------------------------------------------------------------------
+
+    async def _step(self) -> None:
+        if self.view.status is OrderStatus.PENDING:
+            await self._place()
+        elif self.view.status is OrderStatus.UNKNOWN:
+            await self._resolve()
+        elif self.view.status in _FOLLOWED:
+            await self._follow()
+        else:
+            await self._wait_for_a_person()
 
     async def _place(self) -> None:
         """Claim and send. Retried by Temporal for as long as nothing left for certain; an entry grows too old meanwhile."""
@@ -105,7 +122,10 @@ class OrderWorkflow:
             lambda: self.hints > self.hints_served, self.order.durations.look_longest * 5, "waiting for a person"
         )
         self.hints_served = self.hints
-        await self._call(work.LOOK_UP_BY_TAG, self._look(), summary="look up by tag", urgent=True)
+        if self.view.broker_order_id is None:
+            await self._call(work.LOOK_UP_BY_TAG, self._look(), summary="look up by tag", urgent=True)
+        else:
+            await self._call(work.LOOK_AT_BOOK, self._look(), summary="read the book", urgent=True)
 
     # how ---------------------------------------------------------------------------------------------------------
 
@@ -154,15 +174,23 @@ class OrderWorkflow:
             filled = f"{view.filled_quantity}/{view.quantity}"
             told = f"filled {filled} at {_money(view.average_price)}" if view.filled_quantity else (view.reason or "")
             self._tell(view.status, told)
+        elif view.evidence != before.evidence:
+            self._describe()
         if (view.status, view.broker_order_id) != self.shown:
             updates: list[Any] = [work.SA_STATUS.value_set(view.status.value)]
             if view.broker_order_id:
                 updates.append(work.SA_BROKER_ORDER.value_set(view.broker_order_id))
             workflow.upsert_search_attributes(updates)
             self.shown = (view.status, view.broker_order_id)
+        name = work.headline(order)
+        if view.missing and not before.missing:
+            self._alert(
+                "order_missing",
+                f"{name}: {view.evidence}",
+                "Look at the order in Kite; it is followed until its day ends.",
+            )
         if view.status is before.status:
             return
-        name = work.headline(order)
         if view.status is OrderStatus.UNKNOWN:
             self._alert(
                 "order_unknown",
@@ -180,8 +208,11 @@ class OrderWorkflow:
             )
 
     def _tell(self, status: str, told: str) -> None:
-        order, view = self.order, self.view
         self.story.append(f"- `{workflow.now():%H:%M:%S.%f}` UTC **{status}** {told}".rstrip())
+        self._describe()
+
+    def _describe(self) -> None:
+        order, view = self.order, self.view
         money = ""
         if view.filled_quantity:
             net = view.realized_pnl - view.charges
@@ -202,7 +233,13 @@ class OrderWorkflow:
             asyncio.create_task(
                 workflow.execute_activity(
                     work.RAISE_ALERT,
-                    AlertInput(kind=kind, subject=str(self.order.order_id), message=message, action=action),
+                    AlertInput(
+                        kind=kind,
+                        subject=str(self.order.order_id),
+                        message=message,
+                        action=action,
+                        correlation_id=self.order.correlation_id,
+                    ),
                     start_to_close_timeout=timedelta(seconds=self.order.durations.place_timeout),
                     retry_policy=self._forever(),
                     summary=f"alert: {kind}",
@@ -215,6 +252,7 @@ class OrderWorkflow:
     async def _publish(self) -> None:
         """Publish now, cheaply; if the log is away, go on and let a patient activity do it."""
         if self.behind is not None and not self.behind.done():
+            self.more_to_publish = True
             return
         try:
             await workflow.execute_local_activity(
@@ -225,24 +263,24 @@ class OrderWorkflow:
                 retry_policy=RetryPolicy(maximum_attempts=1),
                 summary="publish events",
             )
-        except FailureError as error:  # a local activity surfaces its cause, without the ActivityError around it
-            if is_cancelled_exception(error):
-                raise
+        except (
+            FailureError,
+            asyncio.CancelledError,
+        ):  # its cause, without the ActivityError; a worker's end cancels it
             self.behind = asyncio.create_task(self._publish_patiently())
 
     async def _publish_patiently(self) -> None:
-        await workflow.execute_activity(
-            work.PUBLISH_EVENTS,
-            self.order.order_id,
-            start_to_close_timeout=timedelta(seconds=self.order.durations.place_timeout),
-            retry_policy=self._forever(),
-            summary="publish events that wait for the log",
-        )
-
-    async def _all_published(self) -> None:
-        if self.behind is not None:
-            await self.behind
-            await self._publish_patiently()
+        """Until all is out: what was journalled while a try was on its way may have missed it."""
+        self.more_to_publish = True
+        while self.more_to_publish:
+            self.more_to_publish = False
+            await workflow.execute_activity(
+                work.PUBLISH_EVENTS,
+                self.order.order_id,
+                start_to_close_timeout=timedelta(seconds=self.order.durations.place_timeout),
+                retry_policy=self._forever(),
+                summary="publish events that wait for the log",
+            )
 
     def _forever(self) -> RetryPolicy:
         return RetryPolicy(

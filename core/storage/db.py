@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from core.config import Settings
@@ -87,7 +88,7 @@ def is_transient(error: BaseException) -> bool:
             or isinstance(error, OperationalError | InterfaceError)
             or isinstance(cause, _PASSING)
         )
-    return isinstance(error, (*_PASSING, ConnectionError, asyncio.TimeoutError, TimeoutError, OSError))
+    return isinstance(error, (*_PASSING, PoolTimeout, ConnectionError, asyncio.TimeoutError, TimeoutError, OSError))
 
 
 @asynccontextmanager

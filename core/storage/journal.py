@@ -97,13 +97,21 @@ class Journal:
         async with transient("reading an order"), self.engine.connect() as connection:
             return _result(await self._read(connection, order_id, lock=False))
 
-    async def find_by_hint(self, broker_order_id: str, tag: str | None) -> UUID | None:
-        """Our order behind a broker's id or our tag; None for orders that are not ours."""
+    async def find_by_hint(self, broker_order_id: str, tag: str | None) -> tuple[UUID, UUID] | None:
+        """Our order behind a broker's id or our tag, and its correlation id; None for orders that are not ours."""
         async with transient("looking up a broker order"), self.engine.connect() as connection:
             condition = SENDS.c.broker_order_id == broker_order_id
             if tag:
                 condition = condition | (SENDS.c.tag == tag)
-            return (await connection.execute(select(SENDS.c.order_id).where(condition).limit(1))).scalar_one_or_none()
+            row = (
+                await connection.execute(
+                    select(ORDERS.c.order_id, ORDERS.c.correlation_id)
+                    .join(SENDS, SENDS.c.order_id == ORDERS.c.order_id)
+                    .where(condition)
+                    .limit(1)
+                )
+            ).one_or_none()
+            return None if row is None else (row.order_id, row.correlation_id)
 
     async def broker_order_ids(self, account: str, day: date) -> set[str]:
         """Every broker order the journal knows for a trading day: a healthy book holds all of them."""

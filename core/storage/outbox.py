@@ -6,7 +6,6 @@ Many orders asking at once share one read, one batch to the log and one mark. Pu
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import defaultdict
 from typing import Any
 from uuid import UUID
@@ -50,16 +49,14 @@ class Outbox:
             self._wake.clear()
             asked, self._asked = self._asked, defaultdict(list)
             try:
-                counts = await self._publish(list(asked))
+                outcomes = await self._publish(list(asked))
             except Exception as error:  # handed to every asker: the activity decides what it means
-                _settle(asked, error)
-                continue
+                outcomes = dict.fromkeys(asked, error)
             for order_id, futures in asked.items():
-                for future in futures:
-                    if not future.done():
-                        future.set_result(counts.get(order_id, 0))
+                _settle(futures, outcomes.get(order_id, 0))
 
-    async def _publish(self, order_ids: list[UUID]) -> dict[UUID, int]:
+    async def _publish(self, order_ids: list[UUID]) -> dict[UUID, int | Exception]:
+        """How many events of each order went out, or what kept them; one order's trouble is not another's."""
         async with transient("reading unpublished events"), self._engine.connect() as connection:
             rows = (
                 (
@@ -78,29 +75,44 @@ class Outbox:
         for row in rows:
             by_order[row["order_id"]].append(row)
         # One order's events go one after the other; different orders go at once.
-        await asyncio.gather(*(self._send(events) for events in by_order.values()))
+        sent: list[tuple[UUID, int]] = []
+        outcomes = dict(
+            zip(
+                by_order, await asyncio.gather(*(self._send(events, sent) for events in by_order.values())), strict=True
+            )
+        )
         await failpoints.reached("publish.after_send")
-        async with transient("marking published events"), self._engine.begin() as connection:
-            keys = [(row["order_id"], row["order_seq"]) for row in rows]
-            await connection.execute(
-                update(EVENTS)
-                .where(tuple_(EVENTS.c.order_id, EVENTS.c.order_seq).in_(keys))
-                .values(published_at=utc_now())
-            )
-        return {order_id: len(events) for order_id, events in by_order.items()}
+        if sent:
+            async with transient("marking published events"), self._engine.begin() as connection:
+                await connection.execute(
+                    update(EVENTS)
+                    .where(tuple_(EVENTS.c.order_id, EVENTS.c.order_seq).in_(sent))
+                    .values(published_at=utc_now())
+                )
+        return outcomes
 
-    async def _send(self, events: list[Any]) -> None:
+    async def _send(self, events: list[Any], sent: list[tuple[UUID, int]]) -> int | Exception:
+        """Send one order's events, noting each that the log has in `sent`; the first that fails ends it."""
         for row in events:
-            await self._producer.send_raw(
-                row["topic"],
-                key=row["key"].encode(),
-                value=row["value"],
-                headers=[(name, value.encode()) for name, value in row["headers"]],
-            )
+            try:
+                await self._producer.send_raw(
+                    row["topic"],
+                    key=row["key"].encode(),
+                    value=row["value"],
+                    headers=[(name, value.encode()) for name, value in row["headers"]],
+                )
+            except Exception as error:  # its askers get it
+                return error
+            sent.append((row["order_id"], row["order_seq"]))
+        return len(events)
 
 
-def _settle(asked: dict[UUID, list[asyncio.Future[int]]], error: Exception) -> None:
-    for futures in asked.values():
-        for future in futures:
-            with contextlib.suppress(asyncio.InvalidStateError):
-                future.set_exception(error)
+def _settle(futures: list[asyncio.Future[int]], outcome: int | Exception) -> None:
+    """Answer those who still wait: an activity that gave up has cancelled its future."""
+    for future in futures:
+        if future.done():
+            continue
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)

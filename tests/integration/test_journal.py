@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from decimal import Decimal
+from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import text, update
 
 from core import ids
 from core.config import Settings
+from core.errors import Transient
 from core.events.envelope import decode
 from core.events.payloads import OrderEvent
 from core.storage.claims import ClaimResult, LeaseProof, sends_since, sends_today
@@ -18,6 +21,7 @@ from core.storage.db import broker_engine
 from core.storage.journal import ORDERS, exit_is_short
 from core.storage.leases import Lease
 from core.storage.models import LeaseRow
+from core.storage.outbox import Outbox
 from core.trading.types import Broker, Intent, OrderStatus, SendState, Side
 from tests.journal_world import JournalWorld, before, trade
 
@@ -238,3 +242,46 @@ async def test_events_are_gapless_carry_the_full_state_and_go_to_their_topics(wo
     assert isinstance(last, OrderEvent)
     assert last.fill is not None
     assert (last.order.status, last.order.filled_quantity, last.order.sends[0].send_no) == ("PARTIALLY_FILLED", 8, 1)
+
+
+# publishing -------------------------------------------------------------------------------------------------------
+
+
+class _Log:
+    """A producer that cannot take one order's events and takes all others."""
+
+    def __init__(self, refuses: UUID) -> None:
+        self._refuses = str(refuses).encode()
+        self.taken: list[bytes] = []
+
+    async def send_raw(self, topic: str, *, key: bytes, value: bytes, headers: object) -> None:
+        if key == self._refuses:
+            raise Transient("the log knows no such topic")
+        self.taken.append(key)
+
+
+async def test_one_orders_trouble_with_the_log_is_not_anothers(world: JournalWorld) -> None:
+    sick, well = await world.order(), await world.order()
+    for order_id in (sick, well):
+        await world.sent(order_id)
+    told: Any = _Log(sick)
+    outbox = Outbox(world.engine, told)
+    publishing = asyncio.create_task(outbox.run())
+    try:
+        async with asyncio.timeout(10):
+            outcomes = await asyncio.gather(outbox.publish(sick), outbox.publish(well), return_exceptions=True)
+    finally:
+        publishing.cancel()
+    assert isinstance(outcomes[0], Transient)
+    assert outcomes[1] == 1
+    assert [row["published_at"] is None for row in await world.events(sick)] == [True]
+    assert [row["published_at"] is None for row in await world.events(well)] == [False]
+
+
+async def test_a_hint_finds_the_order_with_the_correlation_it_began_with(world: JournalWorld) -> None:
+    order_id = await world.order()
+    broker_order_id = await world.sent(order_id)
+    correlation_id = (await world.journal.load(order_id)).order["correlation_id"]
+    assert await world.journal.find_by_hint(broker_order_id, None) == (order_id, correlation_id)
+    assert await world.journal.find_by_hint("no such order", ids.order_tag(order_id, 1)) == (order_id, correlation_id)
+    assert await world.journal.find_by_hint("not ours", "their tag") is None

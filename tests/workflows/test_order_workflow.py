@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -159,7 +160,7 @@ async def test_a_cancel_at_the_broker_ends_the_order(temporal: WorkflowEnvironme
 async def test_an_unresolved_order_waits_for_evidence_and_is_alerted(temporal: WorkflowEnvironment) -> None:
     world = FakeWorld(
         place=[view(OrderStatus.UNKNOWN)],
-        look_up=[view(OrderStatus.UNRESOLVED, reason="the day is over"), view(OrderStatus.ACKED)],
+        look_up=[view(OrderStatus.UNRESOLVED, reason="the day is over", broker_order_id=None), view(OrderStatus.ACKED)],
         look=[view(OrderStatus.FILLED)],
     )
     assert (await ending(temporal, world, save="unresolved_found")).status is OrderStatus.FILLED
@@ -173,6 +174,37 @@ async def test_a_log_that_is_away_delays_news_not_the_order(temporal: WorkflowEn
     assert (await ending(temporal, world, save="log_away")).status is OrderStatus.FILLED
     assert world.calls[-1][0] == "publish"
     assert world.publish_fails == 0
+
+
+async def test_a_cancel_in_temporal_orphans_no_order(temporal: WorkflowEnvironment) -> None:
+    """A person may press Cancel in Temporal UI: the order is at the broker all the same and must be followed."""
+    looked = asyncio.Event()
+
+    async def acked() -> OrderView:
+        looked.set()
+        return view(OrderStatus.ACKED)
+
+    world = FakeWorld(place=[view(OrderStatus.SUBMITTED)], look=[acked, view(OrderStatus.FILLED)])
+    async with desk(temporal, world) as at:
+        with temporal.auto_time_skipping_disabled():
+            handle = await at.start(make_input())
+            async with asyncio.timeout(20):
+                await looked.wait()
+                await handle.cancel()
+                await handle.signal(order_work.HINT, HINT)
+                assert (await handle.result()).status is OrderStatus.FILLED
+        await replayer().replay_workflow(await handle.fetch_history())
+
+
+async def test_an_order_its_book_lost_is_alerted_once_and_looked_for_in_the_book(temporal: WorkflowEnvironment) -> None:
+    lost = view(OrderStatus.ACKED, missing=True, evidence="the book does not list it")
+    world = FakeWorld(
+        place=[view(OrderStatus.SUBMITTED)],
+        look=[lost, lost, view(OrderStatus.UNRESOLVED, reason="its day is over"), view(OrderStatus.FILLED)],
+    )
+    assert (await ending(temporal, world)).status is OrderStatus.FILLED
+    assert (world.count("alert order_missing"), world.count("alert order_unresolved")) == (1, 1)
+    assert world.count("look_up") == 0
 
 
 async def test_a_day_of_fallback_looks_stays_within_one_history(temporal: WorkflowEnvironment) -> None:
