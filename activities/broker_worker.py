@@ -29,8 +29,9 @@ from core.temporal import connect
 from core.trading.calendar import calendar_for
 from core.trading.types import Broker
 
-SLOTS = 50
-"""Broker calls in flight a queue; the pacer, not this, holds the broker's limits."""
+SLOTS = 8
+"""Broker calls in flight a queue: fewer than the journal has connections, so that no call waits for one past its heartbeat.
+The pacer, not this, holds the broker's limits."""
 
 
 def make_trader(settings: Settings, broker: Broker) -> Trader:

@@ -12,7 +12,6 @@ from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, Tele
 from core.config import Settings
 from core.errors import Transient
 
-
 _FILTER = "ERROR,temporalio_sdk_core=WARN"
 """Rust log levels. A server that is away is told once a minute by whoever waits for it, not at each of the client's tries."""
 

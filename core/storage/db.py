@@ -39,7 +39,7 @@ def _url(settings: Settings, user: str, password: str, database: str | None = No
 def broker_engine(settings: Settings, broker: Broker, *, pool_size: int = 5) -> AsyncEngine:
     """The journal of one broker under that broker's own role: risk manager, order workers, reconciliation."""
     user, password = postgres_credentials(settings, broker)
-    return _engine(_url(settings, user, password), broker, pool_size)
+    return _engine(_url(settings, user, password), broker, pool_size, ping=False)
 
 
 def view_engine(settings: Settings, broker: Broker, *, pool_size: int = 3) -> AsyncEngine:
@@ -54,12 +54,13 @@ def config_engine(settings: Settings, *, pool_size: int = 3) -> AsyncEngine:
     return _engine(_url(settings, user, password), None, pool_size)
 
 
-def _engine(url: URL, broker: Broker | None, pool_size: int) -> AsyncEngine:
+def _engine(url: URL, broker: Broker | None, pool_size: int, *, ping: bool = True) -> AsyncEngine:
+    """`ping` asks each connection whether it lives before it is used; those who try again anyway save the round trip."""
     engine = create_async_engine(
         url,
         pool_size=pool_size,
         max_overflow=pool_size,
-        pool_pre_ping=True,
+        pool_pre_ping=ping,
         pool_timeout=5,
         connect_args={"timeout": 5, "command_timeout": 15, "server_settings": {"application_name": "alpha-panda"}},
     )
