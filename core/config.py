@@ -35,7 +35,6 @@ class Settings(BaseSettings):
 
     active_brokers: Annotated[tuple[Broker, ...], NoDecode] = (Broker.PAPER, Broker.ZERODHA)
     kite_target: KiteTarget = KiteTarget.LOCAL
-    bind_host: str = "127.0.0.1"
 
     kafka_host: str = "127.0.0.1"
     kafka_port: Port = 29092

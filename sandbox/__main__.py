@@ -1,4 +1,4 @@
-"""`python -m sandbox`: the sandbox alone, from flags. Prints one line when it cannot start."""
+"""`alpha-panda sandbox` (or `python -m sandbox`): the sandbox alone, from flags. Prints one line when it cannot start."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from sandbox.errors import SandboxStartError
 from sandbox.server import serve
 
 
-def main() -> int:
+def run(arguments: list[str]) -> int:
+    """Serve until asked to stop; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "uvicorn.error"):  # uvicorn prints a WebSocket's address, and with it the access token
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        asyncio.run(serve(parse(sys.argv[1:])))
+        asyncio.run(serve(parse(arguments)))
     except SandboxStartError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -28,7 +30,7 @@ def main() -> int:
 
 
 def parse(arguments: list[str]) -> SandboxConfig:
-    flags = argparse.ArgumentParser(prog="python -m sandbox", description="A local Kite Connect exchange.")
+    flags = argparse.ArgumentParser(prog="alpha-panda sandbox", description="A local Kite Connect exchange.")
     flags.add_argument("--host", default="127.0.0.1")
     flags.add_argument("--port", type=int, default=28100, help="0 takes any free port")
     flags.add_argument("--data-dir", type=Path, required=True)
@@ -52,4 +54,4 @@ def parse(arguments: list[str]) -> SandboxConfig:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(sys.argv[1:]))

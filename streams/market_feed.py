@@ -257,7 +257,7 @@ class Feed:
             self.ctx.log.warning("the sandbox ended our session: logging in again")
             return
         await self.alerts.raise_(
-            "session-dead",
+            "session_dead",
             session.user_id,
             "Zerodha refuses our session: no ticks arrive and no order can be placed.",
             "Run `alpha-panda login`.",
@@ -332,7 +332,7 @@ class Feed:
         for text, need in now.items():
             if text not in self._complained:
                 await self.alerts.raise_(
-                    "instrument-without-ticks",
+                    "instrument_without_ticks",
                     need.instrument,
                     f"No ticks: {text}.",
                     "Mend or stop the strategy; a position in it is marked at its last price.",

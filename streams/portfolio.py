@@ -366,7 +366,7 @@ class BrokerPortfolio:
                             if self._outbox.get(name) is envelope:
                                 del self._outbox[name]
                     for drift in self._drift.take():
-                        await alerts.raise_("portfolio-drift", drift.subject, drift.message, drift.action)
+                        await alerts.raise_("portfolio_drift", drift.subject, drift.message, drift.action)
             except Transient:
                 await pause(BEAT_S, self._ctx.stop)
             else:

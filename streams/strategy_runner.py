@@ -272,7 +272,7 @@ class Runner:
         failures, self._core.failures = self._core.failures, []
         for failure in failures:
             await self._alerts.raise_(
-                "strategy.failed",
+                "strategy_failed",
                 failure.instance,
                 f"{failure.instance} raised and was stopped: {failure.error}",
                 "mend the strategy or its row; a changed row (a new version) starts it again",
@@ -281,7 +281,7 @@ class Runner:
             )
         for problem in self._fleet.take_problems():
             await self._alerts.raise_(
-                "strategy.failed", problem.strategy_id, f"the row of {problem} cannot run", "mend that field of its row"
+                "strategy_failed", problem.strategy_id, f"the row of {problem} cannot run", "mend that field of its row"
             )
 
     # Beside the input ----------------------------------------------------------------------------------------------

@@ -29,7 +29,6 @@ THEIRS = {"redpanda", "console", "postgres", "redis", "temporal", "temporal-ui"}
 JOBS = {"temporal-schema", "provision"}
 NOT_IN_CONTAINERS = {
     "active_brokers",
-    "bind_host",
     "kafka_controller_port",
     "postgres_temporal_password",
     "console_port",

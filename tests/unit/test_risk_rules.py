@@ -111,6 +111,8 @@ TABLE: list[tuple[str, str, dict[str, Any], dict[str, Any], Limits, bool]] = [
     ("INSTRUMENT", "listed", {}, {}, Limits(), False),
     ("INSTRUMENT", "not listed", {}, {"instrument": None}, Limits(), True),
     ("INSTRUMENT", "an index", {}, {"instrument": make_instrument(segment=INDICES_SEGMENT)}, Limits(), True),
+    ("CHARGES", "a kind with known rates", {}, {}, Limits(), False),
+    ("CHARGES", "no rates known", {"exchange": Exchange.MCX}, {}, Limits(), True),
     ("TICK_SIZE", "market order", {}, {}, Limits(), False),
     ("TICK_SIZE", "on the tick", {**LIMIT, "price": D("1500.05")}, {}, Limits(), False),
     ("TICK_SIZE", "off the tick", {**LIMIT, "price": D("1500.03")}, {}, Limits(), True),

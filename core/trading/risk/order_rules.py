@@ -5,6 +5,8 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import ClassVar
 
+from core.trading.calendar import IST
+from core.trading.charges import check_chargeable
 from core.trading.risk.facts import Facts, Limits
 from core.trading.risk.freeze import freeze_quantity
 from core.trading.risk.rule import Binds, Rule
@@ -27,6 +29,19 @@ class InstrumentListed(Rule):
         if not facts.instrument.tradable:
             return f"{signal.instrument} is an index: it cannot be ordered"
         return None
+
+
+class Chargeable(Rule):
+    """No charges are known for this kind of instrument: its PnL could not be told, so it is not entered."""
+
+    code: ClassVar[str] = "CHARGES"
+    binds: ClassVar[Binds] = Binds.ENTRIES
+
+    def check(self, signal: Signal, facts: Facts, limits: Limits) -> str | None:
+        if facts.instrument is None:
+            return None
+        day = signal.origin_at.astimezone(IST).date()
+        return check_chargeable(signal.exchange, facts.instrument.instrument_type, day)
 
 
 class TickSize(Rule):

@@ -7,13 +7,22 @@ from dataclasses import dataclass
 from core.trading.risk.exposure_rules import DayLoss, Duplicate, OpenOrders, PositionLimit, TradesADay
 from core.trading.risk.facts import Facts, Limits
 from core.trading.risk.market_rules import SessionOpen, StaleTick
-from core.trading.risk.order_rules import FreezeQuantity, InstrumentListed, LotSize, OrderValue, PriceBand, TickSize
+from core.trading.risk.order_rules import (
+    Chargeable,
+    FreezeQuantity,
+    InstrumentListed,
+    LotSize,
+    OrderValue,
+    PriceBand,
+    TickSize,
+)
 from core.trading.risk.permission_rules import KillFlag, OptIn, StrategyActive, UnknownOrder
 from core.trading.risk.rule import Rule
 from core.trading.signals import Signal
 
 RULES: tuple[Rule, ...] = (
     InstrumentListed(),
+    Chargeable(),
     TickSize(),
     LotSize(),
     KillFlag(),
