@@ -25,7 +25,7 @@ from core.storage.db import broker_engine
 from core.storage.journal import Journal
 from core.storage.leases import Lease
 from core.storage.models import LeaseRow
-from core.temporal import connect
+from core.temporal import connect, watched
 from core.trading.calendar import calendar_for
 from core.trading.types import Broker
 
@@ -71,6 +71,7 @@ async def _serve(ctx: ServiceContext, client: Client, journal: Journal, proof: L
         async with (
             _worker(client, urgent_queue(journal.broker), calls),
             _worker(client, broker_queue(journal.broker), calls),
+            watched(client, ctx.waiting),
         ):
             ctx.health.well("lease")
             ctx.health.started()

@@ -14,7 +14,7 @@ from core.routing import orders_queue
 from core.service import ServiceContext
 from core.storage.db import broker_engine
 from core.storage.outbox import Outbox
-from core.temporal import connect
+from core.temporal import connect, watched
 from workflows.order import OrderWorkflow
 
 CACHED_WORKFLOWS = 2000
@@ -44,7 +44,7 @@ async def main(ctx: ServiceContext) -> None:
         graceful_shutdown_timeout=timedelta(seconds=3),
     )
     try:
-        async with worker:
+        async with worker, watched(client, ctx.waiting):
             ctx.health.started()
             await _until_stopped(ctx.stop, publishing)
     finally:

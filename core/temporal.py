@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
 from functools import lru_cache
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig
+from temporalio.service import RPCError
 
 from core.config import Settings
 from core.errors import Transient
+from core.waiting import Waiting
 
 _FILTER = "ERROR,temporalio_sdk_core=WARN"
 """Rust log levels. A server that is away is told once a minute by whoever waits for it, not at each of the client's tries."""
@@ -38,3 +44,26 @@ async def connect(settings: Settings) -> Client:
         )
     except RuntimeError as error:
         raise Transient(f"Temporal at {settings.temporal_address} does not answer: {error}") from error
+
+
+ASK_EVERY_S = 5.0
+
+
+@asynccontextmanager
+async def watched(client: Client, waiting: Waiting) -> AsyncIterator[None]:
+    """While the body runs, say in health and the log when Temporal is away: the SDK's workers wait for it in silence."""
+    task = asyncio.create_task(_watch(client, waiting), name="watch temporal")
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+async def _watch(client: Client, waiting: Waiting) -> None:
+    while True:
+        try:
+            await client.service_client.check_health(timeout=timedelta(seconds=ASK_EVERY_S))
+            waiting.over("temporal")
+        except RPCError as error:
+            waiting.on("temporal", f"Temporal does not answer: {error.message}")
+        await asyncio.sleep(ASK_EVERY_S)

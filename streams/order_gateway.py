@@ -22,7 +22,7 @@ from core.messaging.producer import EventProducer
 from core.order_work import OrderInput
 from core.routing import order_workflow_id, orders_queue
 from core.service import ServiceContext
-from core.temporal import connect
+from core.temporal import connect, watched
 from core.trading.durations import OrderDurations
 from core.trading.types import Broker
 
@@ -44,7 +44,8 @@ async def main(ctx: ServiceContext) -> None:
     )
     try:
         ctx.health.started()
-        await runner.run(ctx.stop)
+        async with watched(client, ctx.waiting):
+            await runner.run(ctx.stop)
     finally:
         await producer.stop()
 

@@ -19,7 +19,7 @@ from core.routing import order_workflow_id
 from core.service import ServiceContext
 from core.storage.db import broker_engine
 from core.storage.journal import Journal
-from core.temporal import connect
+from core.temporal import connect, watched
 from core.trading.types import Broker
 
 log = logging.get(__name__)
@@ -40,7 +40,8 @@ async def main(ctx: ServiceContext) -> None:
     )
     try:
         ctx.health.started()
-        await runner.run(ctx.stop)
+        async with watched(client, ctx.waiting):
+            await runner.run(ctx.stop)
     finally:
         await producer.stop()
         for engine in engines.values():
