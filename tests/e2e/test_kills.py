@@ -11,7 +11,7 @@ from core.trading.types import Broker
 from tests.e2e.trading import INFY, SBIN, Market, open_orders, referee, running_workflows, steered, swing, unpublished
 from tests.fixtures.system import System
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from core.trading.types import Broker
 from tests.e2e.trading import INFY, SPREAD, Market, charges, referee, steered
 from tests.fixtures.system import System
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 FLAT, UP, DOWN = Decimal(1500), Decimal(1510), Decimal(1490)
 QUANTITY = 10

@@ -16,7 +16,7 @@ from docker.native.stack import NativeStack
 from tests.e2e.trading import INFY, SBIN, Market, open_orders, referee, running_workflows, steered, swing, unpublished
 from tests.fixtures.system import System
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 AWAY_S = 30.0
 

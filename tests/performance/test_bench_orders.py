@@ -30,7 +30,7 @@ from core.trading.types import Broker, Exchange, Intent, OrderStatus, OrderType,
 from tests.e2e.trading import Market
 from tests.fixtures.system import System
 
-pytestmark = [pytest.mark.e2e, pytest.mark.bench]
+pytestmark = [pytest.mark.e2e, pytest.mark.bench, pytest.mark.timeout(1200)]
 
 STRATEGY = "bench"
 INSTRUMENTS = ("NSE:INFY", "NSE:SBIN", "NSE:TCS", "NSE:RELIANCE")
