@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,13 @@ async def ending(
         await replayer().replay_workflow(history)
         if save and os.environ.get("SAVE_HISTORIES") == "1":
             HISTORIES.mkdir(parents=True, exist_ok=True)
-            (HISTORIES / f"{save}.json").write_text(history.to_json())
+            (HISTORIES / f"{save}.json").write_text(scrubbed(history.to_json()))
         return result
+
+
+def scrubbed(history: str) -> str:
+    """Without the names of the machine and folder it was recorded in."""
+    return re.sub(r'"[0-9]+@[^"]+"', '"worker"', history).replace(f"{Path(__file__).parents[2]}/", "")
 
 
 def replayer() -> Replayer:
