@@ -97,9 +97,11 @@ async def load_book(
     )
     if keys is not None:
         query = query.where(InstrumentRow.instrument_key.in_(list(keys)))
+    if keys is not None and not await has_book(engine, target, day):  # asked first: a dump once stored stays
+        raise BookMissing(target, day)
     async with transient("reading the day's instruments"), engine.connect() as connection:
         found = (await connection.execute(query)).scalars().all()
-    if not found and (keys is None or not await has_book(engine, target, day)):
+    if not found and keys is None:
         raise BookMissing(target, day)
     return InstrumentBook(Instrument.model_validate_json(row) for row in found)
 
