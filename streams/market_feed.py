@@ -314,6 +314,7 @@ class Feed:
         try:
             if not await until_well(self.ctx.waiting, KAFKA, start, self.ctx.stop, "config"):
                 return
+            changed.set()  # what changed before we listened is in the rows: look at them once more
             while True:
                 try:
                     if await reader.read(5.0):
