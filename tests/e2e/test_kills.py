@@ -8,7 +8,7 @@ import pytest
 
 from core.services import names, services
 from core.trading.types import Broker
-from tests.e2e.trading import INFY, SBIN, Market, open_orders, referee, running_workflows, steered, swing, unpublished
+from tests.e2e.trading import INFY, SBIN, Market, referee, running_workflows, settle, steered, swing, unpublished
 from tests.fixtures.system import System
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
@@ -34,9 +34,8 @@ def test_every_process_killed_in_turn_leaves_one_order_an_intent(system: System)
             swing(system, [one, two], 1)
             system.wait_ready(name, old_pids={name: died})
         swing(system, [one, two], 2)
-    system.wait_ready()
-
-    system.wait(lambda: not open_orders(system), "every order to end", 120, lambda: open_orders(system))
+        system.wait_ready()
+        settle(system, [one, two])
     system.wait(lambda: not unpublished(system), "every event to be out", 60, lambda: unpublished(system))
     for broker in Broker:
         found = referee(system, broker)
@@ -54,9 +53,11 @@ def test_a_broker_worker_that_dies_at_a_durable_step_sends_nothing_twice(
     service = f"broker-{broker}"
     before = {row["order_id"] for row in system.sql(f"SELECT order_id FROM {broker}.orders")}
     arm(system, service, f"{point}=kill:1")
+    armed = system.pid(service)
     with Market(system, INFY) as one, Market(system, SBIN) as two:
         swing(system, [one, two], 3)
-        system.wait(lambda: not open_orders(system), "every order to end", 150, lambda: open_orders(system))
+        settle(system, [one, two])
+    assert system.pid(service) != armed, "the failpoint was never reached"
     statuses = {
         row["status"]
         for row in system.sql(f"SELECT order_id, status FROM {broker}.orders")

@@ -158,6 +158,18 @@ def swing(system: System, markets: Sequence[Market], wanted: int, brokers: Seque
     raise AssertionError(f"no orders came: {count()}, wanted {goal}")
 
 
+def settle(system: System, markets: Sequence[Market]) -> None:
+    """Keep the market ticking until every order has ended. One that rests away from the price fills at the other level."""
+    for _ in range(20):
+        try:
+            system.wait(lambda: not open_orders(system), "every order to end", 12)
+            return
+        except AssertionError:
+            for market in markets:
+                market.jump()
+    raise AssertionError(f"orders that do not end: {open_orders(system)}")
+
+
 def _let_ticks_flow(system: System) -> None:
     """Let a jump become bars: until the sandbox has sent some more ticks."""
     before = _ticks_sent(system)
