@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.bench, pytest.mark.timeout(1200)]
 
 STRATEGY = "bench"
 INSTRUMENTS = ("NSE:INFY", "NSE:SBIN", "NSE:TCS", "NSE:RELIANCE")
-ORDERS = 400
+ORDERS = 200
 AT_ONCE = 50
 PACED = 100
 PACE = 5.0
