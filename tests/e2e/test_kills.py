@@ -17,12 +17,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 @pytest.fixture(scope="module")
 def system() -> Iterator[System]:
     rows = [steered("steered-one", INFY), steered("steered-two", SBIN)]
-    made = System.make("kills", rows, DURATION_FACTOR="20")
-    try:
-        made.up()
-        yield made
-    finally:
-        made.end()
+    with System.running("kills", rows, DURATION_FACTOR="20") as running:
+        yield running
 
 
 def test_every_process_killed_in_turn_leaves_one_order_an_intent(system: System) -> None:

@@ -20,12 +20,8 @@ BOUGHT, SOLD = UP + SPREAD, DOWN - SPREAD
 
 @pytest.fixture(scope="module")
 def system() -> Iterator[System]:
-    made = System.make("e2e", [steered("steered", INFY, quantity=QUANTITY)])
-    try:
-        made.up()
-        yield made
-    finally:
-        made.end()
+    with System.running("e2e", [steered("steered", INFY, quantity=QUANTITY)]) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -24,12 +24,8 @@ AWAY_S = 30.0
 @pytest.fixture(scope="module")
 def system() -> Iterator[System]:
     rows = [steered("steered-one", INFY), steered("steered-two", SBIN)]
-    made = System.make("lost", rows, DURATION_FACTOR="20")
-    try:
-        made.up()
-        yield made
-    finally:
-        made.end()
+    with System.running("lost", rows, DURATION_FACTOR="20") as running:
+        yield running
 
 
 def ready(system: System) -> tuple[int, dict[str, str]]:

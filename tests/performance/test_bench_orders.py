@@ -43,12 +43,8 @@ PACE = 5.0
 @pytest.fixture(scope="module")
 def system() -> Iterator[System]:
     quiet = {"bar_s": 3600, "fast": 199, "slow": 200, "quantity": 1}  # never warm: the bench itself signals
-    made = System.make("bench", [StrategyConfig(STRATEGY, "Momentum", quiet, INSTRUMENTS, True)])
-    try:
-        made.up()
-        yield made
-    finally:
-        made.end()
+    with System.running("bench", [StrategyConfig(STRATEGY, "Momentum", quiet, INSTRUMENTS, True)]) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
