@@ -12,17 +12,11 @@ from typing import Any
 from redis.asyncio import Redis
 
 from core.clock import utc_now
-from core.routing import redis_prefix
-from core.storage.redis import away
+from core.storage.redis import away, strategies_key
 from core.storage.strategies import StrategyConfig
 from core.trading.types import Broker
 from streams.runner_engine import Engine, Running
 from streams.runner_plans import Idle
-
-
-def status_key(broker: Broker) -> str:
-    """The Redis hash of a broker's instances; each value is one `instance_status`."""
-    return f"{redis_prefix(broker)}strategies"
 
 
 def _common(name: str, broker: Broker, config: StrategyConfig) -> dict[str, Any]:
@@ -91,9 +85,9 @@ async def publish(connection: Redis, rows: Iterable[dict[str, Any]]) -> None:
         by_broker[Broker(row["broker"])][row["instance"]] = json.dumps(row)
     async with away("writing strategies"), connection.pipeline(transaction=True) as pipe:
         for broker, fields in by_broker.items():
-            pipe.delete(status_key(broker))
+            pipe.delete(strategies_key(broker))
             if fields:
-                pipe.hset(status_key(broker), mapping=fields)
+                pipe.hset(strategies_key(broker), mapping=fields)
         await pipe.execute()
 
 
@@ -104,5 +98,5 @@ async def read(connection: Redis, broker: Broker) -> list[dict[str, Any]]:
         Transient: Redis is away.
     """
     async with away("reading strategies"):
-        found = await connection.hgetall(status_key(broker))
+        found = await connection.hgetall(strategies_key(broker))
     return [json.loads(found[name]) for name in sorted(found)]
