@@ -89,7 +89,7 @@ class RiskDesk:
                     return Outcome(stored, is_new=False)
                 found = await turn.facts(signal, day, limits.strategy.cooldown_s)
                 now = utc_now()
-                facts = await self._facts(signal, instrument, config, found, turn.kill, now)
+                facts = await self._facts(signal, instrument, config, found, turn.killed(signal.strategy_id), now)
                 decision = evaluate(signal, facts, limits)
                 draft = _Draft(self.broker, self._journal.account, self._target, envelope, signal, decision, now)
                 event = draft.event()

@@ -35,7 +35,7 @@ class ClaimResult(StrEnum):
     ALREADY = "ALREADY"
     """Claimed before, by us or another: the outcome is whatever the book shows."""
     KILLED = "KILLED"
-    """The kill switch is on and this is an entry."""
+    """The kill switch is on, for the account or for the strategy, and this is an entry."""
     CANCELLED = "CANCELLED"
     """A cancel was asked before it was sent."""
     FLAT = "FLAT"
@@ -88,7 +88,10 @@ async def claim_send(journal: Journal, order_id: UUID, send_no: int, proof: Leas
                 exists().where(ORDERS.c.order_id == order_id, ORDERS.c.ended_at.is_(None), ~ORDERS.c.cancel_requested),
                 or_(
                     order["intent"] == Intent.EXIT.value,
-                    ~exists().where(ACCOUNTS.c.account == order["account"], ACCOUNTS.c.kill),
+                    ~exists().where(
+                        ACCOUNTS.c.account == order["account"],
+                        or_(ACCOUNTS.c.kill, ACCOUNTS.c.kill_strategies.has_key(order["strategy_id"])),
+                    ),
                 ),
             )
             .values(

@@ -134,7 +134,7 @@ class SharedLeaseRow(Base):
 
 
 class AccountRow(Base):
-    """The account's lock: every decision of risk holds this row. `kill` engaged binds entries."""
+    """The account's lock: every decision of risk holds this row. `kill` binds entries of all, `kill_strategies` (id → reason) of some."""
 
     __tablename__ = "accounts"
     __table_args__ = {"schema": JOURNAL}  # noqa: RUF012
@@ -144,6 +144,7 @@ class AccountRow(Base):
     kill_by: Mapped[str | None]
     kill_reason: Mapped[str | None]
     kill_at: Mapped[datetime | None]
+    kill_strategies: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
 
 
 class LeaseRow(Base):
@@ -346,7 +347,9 @@ class CommandRow(Base):
     reason: Mapped[str]
     state: Mapped[str] = mapped_column(server_default="REQUESTED")
     outcome: Mapped[str | None]
+    evidence: Mapped[str | None]
     created_at: Mapped[datetime]
+    sent_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
 

@@ -5,7 +5,7 @@ A decision is the first and only one on its signal: whoever asks again gets the 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -81,10 +81,17 @@ class JournalFacts:
 class AccountTurn:
     """The account's lock in hand: nobody else decides until the transaction ends. `kill` is the engaged flag's reason."""
 
-    def __init__(self, connection: AsyncConnection, account: str, kill: str | None) -> None:
+    def __init__(
+        self, connection: AsyncConnection, account: str, kill: str | None, strategies: Mapping[str, str] | None = None
+    ) -> None:
         self._connection = connection
         self._account = account
+        self._strategies = strategies or {}
         self.kill = kill
+
+    def killed(self, strategy_id: str) -> str | None:
+        """Why entries of this strategy are stopped: the account's flag, or its own."""
+        return self.kill or self._strategies.get(strategy_id)
 
     async def stored(self, signal_id: UUID) -> StoredEvent | None:
         """The event of the decision already taken on this signal."""
@@ -154,7 +161,7 @@ class RiskJournal:
             if row is None:
                 raise RuntimeError(f"the journal lost account {self.account} while it was being locked")
             kill = (row.kill_reason or "no reason given") if row.kill else None
-            yield AccountTurn(connection, self.account, kill)
+            yield AccountTurn(connection, self.account, kill, row.kill_strategies)
 
     async def _lock(self, connection: AsyncConnection) -> Any:
         return (await connection.execute(_LOCK, {"account": self.account})).one_or_none()
@@ -168,7 +175,11 @@ _token = bindparam("token", type_=BigInteger)
 _day = bindparam("day", type_=Date)
 _day_start, _since = (bindparam(name, type_=DateTime(timezone=True)) for name in ("day_start", "since"))
 
-_LOCK = select(ACCOUNTS.c.kill, ACCOUNTS.c.kill_reason).where(ACCOUNTS.c.account == _account).with_for_update()
+_LOCK = (
+    select(ACCOUNTS.c.kill, ACCOUNTS.c.kill_reason, ACCOUNTS.c.kill_strategies)
+    .where(ACCOUNTS.c.account == _account)
+    .with_for_update()
+)
 
 _STORED = select(
     DECISIONS.c.event_topic, DECISIONS.c.event_key, DECISIONS.c.event_value, DECISIONS.c.event_headers

@@ -31,7 +31,7 @@ class OptIn(Rule):
 
 
 class KillFlag(Rule):
-    """The account's kill flag is engaged."""
+    """The kill flag of the account, or of the strategy in it, is engaged."""
 
     code: ClassVar[str] = "KILL"
 
