@@ -66,3 +66,11 @@ class SessionExpired(NotPlaced):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, code="SESSION_EXPIRED", retryable=True)
+
+
+class CommandConflict(AlphaPandaError):
+    """A request id was used before for another command: a person or program must take a new one."""
+
+
+class CommandRefused(AlphaPandaError):
+    """A command cannot be carried out as it is. Nothing was journalled or sent; each reason names the field and the fix."""

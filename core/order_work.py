@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 from temporalio.common import SearchAttributeKey
 
+from core.trading.commands import CommandKind
 from core.trading.durations import OrderDurations
 from core.trading.types import Broker, Intent, OrderStatus, OrderType, Side
 
@@ -22,8 +24,11 @@ LOOK_AT_BOOK = "look_at_book"
 LOOK_UP_BY_TAG = "look_up_by_tag"
 PUBLISH_EVENTS = "publish_events"
 RAISE_ALERT = "raise_alert"
+CARRY_OUT = "carry_out_command"
+ADOPT_LATE_ROW = "adopt_late_row"
 
 HINT = "hint"
+COMMAND = "command"
 
 URGENT = 1
 NORMAL = 3
@@ -62,6 +67,13 @@ class OrderView(_Model):
     evidence: str | None = None
 
 
+class CommandInput(_Model):
+    """A workflow signal: carry out this journalled command. What it asks stands in the journal."""
+
+    request_id: UUID
+    kind: CommandKind
+
+
 class OrderInput(_Model):
     """Input of OrderWorkflow. The journal holds the order itself; this is what tells the story and routes the calls."""
 
@@ -85,6 +97,8 @@ class OrderInput(_Model):
     resumed: OrderView | None = None
     """Set by continue-as-new alone."""
     story: tuple[str, ...] = ()
+    commands: tuple[CommandInput, ...] = ()
+    """Commands without an outcome: set by continue-as-new, and by whoever starts a lost workflow again."""
 
 
 class PlaceInput(_Model):
@@ -98,6 +112,48 @@ class LookInput(_Model):
     send_no: int
     broker_order_id: str | None
     durations: OrderDurations
+
+
+class CommandCall(_Model):
+    """Carry out a command on an order as far as it goes now."""
+
+    request_id: UUID
+    order_id: UUID
+    durations: OrderDurations
+
+
+class CommandNext(StrEnum):
+    DONE = "DONE"
+    WHEN_KNOWN = "WHEN_KNOWN"
+    """Again once the order's status, send or broker order id has changed."""
+    LATER = "LATER"
+
+
+class CommandResult(_Model):
+    """Where the order stands after it, what was done, and when to go on with the command."""
+
+    view: OrderView
+    next: CommandNext
+    told: str
+
+
+class LateRowInput(_Model):
+    """A row of the broker's book with one of our tags, of a send that was given up or an order that has ended."""
+
+    broker_order_id: str
+    durations: OrderDurations
+
+
+class LateRowView(_Model):
+    """What the late row came to. `adopted` is true the first time: then a person should be alerted."""
+
+    order_id: UUID | None = None
+    """None: no row of ours, or its workflow follows it."""
+    adopted: bool = False
+    fills_booked: int = 0
+    working: bool = False
+    """The book showed it still working: a cancel was asked for. Look again."""
+    told: str = ""
 
 
 class AlertInput(_Model):
