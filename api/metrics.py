@@ -12,6 +12,7 @@ from api.reads import Reads
 from core import logging, metrics
 from core.errors import Transient
 from core.messaging import lag
+from core.messaging.dlq_depth import dlq_depth
 
 REFRESH_S = 5.0
 PATIENCE_S = 2.0
@@ -45,7 +46,7 @@ class MetricsPage:
         try:
             for what, ask in (
                 ("lag", lambda: lag.lag_by_group(settings)),
-                ("dead letters", lambda: lag.dlq_depth(settings)),
+                ("dead letters", lambda: dlq_depth(settings, self._reads.engine)),
                 ("orders", self._reads.count_orders),
             ):
                 try:

@@ -190,7 +190,7 @@ class StrategyList(_Answer):
 
 
 class TopicStatus(_Answer):
-    """A topic of the log. `lag` sums what consumer groups have not committed; `dlq` is the depth of its dead-letter queue."""
+    """A topic of the log. `lag` sums what consumer groups have not committed; `dlq` counts its open dead letters."""
 
     topic: str
     partitions: int

@@ -32,6 +32,7 @@ from core.errors import Transient
 from core.events import topics
 from core.events.payloads import FillRecord, Signal
 from core.messaging import lag
+from core.messaging.dlq_depth import dlq_depth
 from core.routing import order_workflow_id, target
 from core.storage import redis, views
 from core.storage.db import config_engine, view_engine
@@ -215,7 +216,7 @@ class Reads:
         behind: dict[str, dict[str, int]] = defaultdict(dict)
         for row in await lag.lag_by_group(self.settings):
             behind[row.topic][row.group] = behind[row.topic].get(row.group, 0) + row.lag
-        depth = await lag.dlq_depth(self.settings)
+        depth = await dlq_depth(self.settings, self.engine)
         return [
             TopicStatus(
                 topic=spec.name,

@@ -94,6 +94,11 @@ def print_json(answer: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None
         body = answer
     else:
         body = [row.model_dump(mode="json") for row in answer]
+    print_rows(body)
+
+
+def print_rows(body: object) -> None:
+    """One JSON document of plain values."""
     sys.stdout.write(json.dumps(body, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -64,7 +64,7 @@ dlq = _counter("dlq_total", "Records sent to the dead-letter queue", "topic", "s
 handler_seconds = _histogram("handler_seconds", "Time one record took to handle", "service")
 partitions_waiting = _gauge("partitions_waiting", "Partitions held by a part that is away", "service")
 consumer_lag = _gauge("consumer_lag", "Records of a topic a group has not committed yet", "group", "topic")
-dlq_depth = _gauge("dlq_depth", "Records on the dead-letter queue", "topic")
+dlq_depth = _gauge("dlq_depth", "Dead letters neither replayed nor dropped", "topic")
 
 # Market data
 ticks = _counter("ticks_total", "Ticks published")
@@ -84,6 +84,20 @@ orders = _counter("orders_total", "Orders that reached a status", "broker", "sta
 order_step_seconds = _histogram("order_step_seconds", "Time one step of an order took", "broker", "step")
 orders_by_status = _gauge("orders_by_status", "Orders in the views, by their present status", "broker", "status")
 open_orders = _gauge("open_orders", "Orders that are not at an end", "broker")
+
+# Reconciliation
+drift = _gauge(
+    "drift", "Units the broker holds that neither our fills nor FOREIGN explain", "broker", "instrument", "product"
+)
+foreign = _gauge("foreign", "Units the broker holds that are not ours", "broker", "instrument", "product")
+foreign_orders = _gauge("foreign_orders", "Today's orders at the broker that are not ours", "broker")
+reconciled_at = _gauge("reconciled_at_seconds", "Unix time of the last judged comparison with the broker", "broker")
+reconcile_mended = _counter(
+    "reconcile_mended_total",
+    "Late fills booked, rows adopted, workflows started again, events published late",
+    "broker",
+    "what",
+)
 
 # Paper exchange
 paper_orders_working = _gauge("paper_orders_working", "Orders the paper exchange holds that are not at an end")

@@ -10,6 +10,7 @@ from core.trading.types import Broker, OrderStatus
 MARKET_TICKS = "market.ticks"
 CONFIG_CHANGES = "config.changes"
 ALERTS = "alerts"
+DLQ_SUFFIX = ".dlq"
 
 DAY_MS = 86_400_000
 FOREVER = {"retention.ms": "-1"}
@@ -64,13 +65,35 @@ def pnl_snapshots(broker: Broker) -> str:
     return f"{broker.value}.pnl.snapshots"
 
 
+def reconciliations(broker: Broker) -> str:
+    """What each comparison of the journal with the broker came to, keyed by account."""
+    return f"{broker.value}.reconciliations"
+
+
 def prefix(broker: Broker) -> str:
     """What all of a broker's topics begin with: the pattern of its Kafka ACLs."""
     return f"{broker.value}."
 
 
 def dlq(topic: str) -> str:
-    return f"{topic}.dlq"
+    return f"{topic}{DLQ_SUFFIX}"
+
+
+def undlq(name: str) -> str:
+    """The topic whose dead letters these are.
+
+    Raises:
+        ValueError: it is no dead-letter topic.
+    """
+    if not name.endswith(DLQ_SUFFIX):
+        raise ValueError(f"{name} is no dead-letter topic")
+    return name.removesuffix(DLQ_SUFFIX)
+
+
+def is_signals(topic: str) -> bool:
+    """True for a broker's raw, validated and rejected signals."""
+    broker = broker_of(topic)
+    return broker is not None and topic in {signals_raw(broker), signals_validated(broker), signals_rejected(broker)}
 
 
 def broker_of(topic: str) -> Broker | None:
@@ -88,7 +111,7 @@ def consumed_topics(brokers: Iterable[Broker]) -> list[str]:
     rows = [MARKET_TICKS, CONFIG_CHANGES]
     for broker in brokers:
         rows += [signals_raw(broker), signals_validated(broker), signals_rejected(broker), orders_updates(broker)]
-        rows += order_topics(broker)
+        rows += [*order_topics(broker), reconciliations(broker)]
     return rows
 
 
@@ -112,6 +135,7 @@ def all_topics(partitions: int, brokers: Iterable[Broker] = tuple(Broker)) -> li
             )
         ]
         rows.append(TopicSpec(pnl_snapshots(broker), partitions, {"retention.ms": str(30 * DAY_MS)}))
+        rows.append(TopicSpec(reconciliations(broker), 1, {"retention.ms": str(7 * DAY_MS)}))
     known = {row.name: row for row in rows}
     rows += [TopicSpec(dlq(name), known[name].partitions, DLQ_RETENTION) for name in consumed_topics(brokers)]
     return rows

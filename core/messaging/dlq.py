@@ -14,6 +14,10 @@ from core.messaging.producer import EventProducer
 from core.messaging.records import Record
 
 PREFIX = "dlq-"
+
+NO_KEY = b"-"
+"""Key of a letter whose record had none: the log takes nothing without a key, and a record without one must not hold its partition."""
+
 MAX_MESSAGE = 500
 """Characters of an error's message kept in a header."""
 
@@ -58,7 +62,7 @@ async def bury(producer: EventProducer, letter: DeadLetter, group: str) -> None:
     """
     record = letter.record
     await producer.send_raw(
-        topics.dlq(record.topic), key=record.key, value=record.value, headers=headers(letter, group)
+        topics.dlq(record.topic), key=record.key or NO_KEY, value=record.value, headers=headers(letter, group)
     )
     metrics.dlq.labels(record.topic, letter.stage).inc()
     log.error(

@@ -1,4 +1,4 @@
-"""How far behind each consumer group is, and how much lies on the dead-letter queues. Reads only."""
+"""How far behind each consumer group is, and where topics begin and end. Reads only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from aiokafka.errors import KafkaError
 from core import metrics
 from core.config import Settings
 from core.errors import Transient
-from core.events import topics
 from core.messaging import security
 from core.messaging.consumer import GROUP_PREFIX
 
@@ -40,7 +39,7 @@ async def lag_by_group(settings: Settings) -> list[GroupLag]:
     """
     committed = await _committed(settings)
     wanted = {partition for offsets in committed.values() for partition in offsets}
-    _, end = await _bounds(settings, wanted)
+    _, end = await bounds(settings, wanted)
     rows = [
         GroupLag(group, partition.topic, partition.partition, offset, end[partition], max(0, end[partition] - offset))
         for group, offsets in sorted(committed.items())
@@ -55,29 +54,13 @@ async def lag_by_group(settings: Settings) -> list[GroupLag]:
     return rows
 
 
-async def dlq_depth(settings: Settings) -> dict[str, int]:
-    """Records on each DLQ of the active brokers, by the DLQ's name.
-
-    Raises:
-        Transient: the log is away.
-    """
-    names = [topics.dlq(topic) for topic in topics.consumed_topics(settings.active_brokers)]
-    first, end = await _bounds(settings, names)
-    depth = dict.fromkeys(names, 0)
-    for partition, last in end.items():
-        depth[partition.topic] += last - first[partition]
-    for name, count in depth.items():
-        metrics.dlq_depth.labels(name).set(count)
-    return depth
-
-
 async def end_offsets(settings: Settings, names: list[str]) -> dict[str, dict[int, int]]:
     """One past the last record of every partition of these topics. Topics the log lacks are left out.
 
     Raises:
         Transient: the log is away.
     """
-    _, end = await _bounds(settings, names)
+    _, end = await bounds(settings, names)
     found: dict[str, dict[int, int]] = defaultdict(dict)
     for partition, offset in end.items():
         found[partition.topic][partition.partition] = offset
@@ -101,10 +84,14 @@ async def _committed(settings: Settings) -> dict[str, dict[TopicPartition, int]]
         await admin.close()
 
 
-async def _bounds(
+async def bounds(
     settings: Settings, wanted: set[TopicPartition] | list[str]
 ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
-    """First and end offsets of these partitions, or of every partition of these topics. Topics the log lacks are left out."""
+    """First and end offsets of these partitions, or of every partition of these topics. Topics the log lacks are left out.
+
+    Raises:
+        Transient: the log is away.
+    """
     if not wanted:
         return {}, {}
     consumer = AIOKafkaConsumer(**security.client_options(settings), request_timeout_ms=int(ASK_S * 1000))

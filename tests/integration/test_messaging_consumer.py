@@ -16,8 +16,10 @@ from core.errors import Poison, StopTheStart, Transient
 from core.events import topics
 from core.events.envelope import decode
 from core.messaging.consumer import ConsumerRunner, group_of
-from core.messaging.lag import dlq_depth, lag_by_group
+from core.messaging.dlq_depth import dlq_depth
+from core.messaging.lag import lag_by_group
 from core.messaging.records import Record
+from core.storage.db import config_engine
 from core.trading.types import Broker
 from tests.integration.messaging import fresh, number_of, producing, publish, read_back, running, until
 
@@ -40,13 +42,15 @@ async def test_poison_goes_to_the_dlq_with_its_reason_and_the_partition_goes_on(
             handled.append(record.value)
 
     async with producing(settings) as producer, running(settings, tmp_path, service, [RAW], handler, producer):
-        before = await dlq_depth(settings)
+        engine = config_engine(settings, pool_size=1)
+        before = await dlq_depth(settings, engine)
         sent = {"id": b"1", "run": run.encode(), "traceparent": b"00-x"}
         for value in (b"\xff{not json", b'{"type":"no.such"}', b"{}"):
             await producer.send_raw(RAW, key=b"one key", value=value, headers=[*sent.items(), ("value", value)])
         await until(lambda: handled == [b"{}"], why="the record after the poison")
         letters = await read_back(settings, topics.dlq(RAW), lambda each: each.headers.get("run") == run.encode())
-        after = await dlq_depth(settings)
+        after = await dlq_depth(settings, engine)
+        await engine.dispose()
 
     originals = {
         each.value: each for each in await read_back(settings, RAW, lambda r: r.headers.get("run") == run.encode())

@@ -12,10 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from core.config import Settings
 from core.events import topics
-from core.messaging.lag import dlq_depth
+from core.messaging.dlq_depth import dlq_depth
 from core.messaging.producer import EventProducer
 from core.storage import views
-from core.storage.db import view_engine
+from core.storage.db import config_engine, view_engine
 from core.storage.views import Cursor, OrderFilter
 from core.trading.types import Broker, OrderStatus, Side
 from streams.order_views import main
@@ -98,18 +98,26 @@ async def test_a_validated_signal_is_a_pending_order_and_a_rejected_one_is_none(
     assert [(order.order_id, order.status) for order in orders] == [(order_id_of(wanted), OrderStatus.PENDING)]
 
 
+async def open_letters(settings: Settings, topic: str) -> int:
+    engine = config_engine(settings, pool_size=1)
+    try:
+        return (await dlq_depth(settings, engine))[topics.dlq(topic)]
+    finally:
+        await engine.dispose()
+
+
 async def test_what_cannot_be_read_goes_to_the_dlq_and_the_partition_goes_on(
     settings: Settings, producer: EventProducer, paper: AsyncEngine, strategy: str, tmp_path: Path
 ) -> None:
     topic = topics.orders_event(PAPER, "submitted")
-    before = (await dlq_depth(settings))[topics.dlq(topic)]
+    before = await open_letters(settings, topic)
     signal = make_signal(strategy_id=strategy, name=strategy)
     good = make_order_event(PAPER, make_order_state(signal), 1)
     async with running("order-views", main, settings, tmp_path):
         await producer.send_raw(topic, key=good.key.encode(), value=b"{broken", headers=[])
         await producer.send(topic, good)
         await eventually(lambda: views.find_order(paper, order_id_of(signal)))
-    assert (await dlq_depth(settings))[topics.dlq(topic)] == before + 1
+    assert await open_letters(settings, topic) == before + 1
 
 
 async def test_orders_are_listed_newest_first_by_filter_and_page(paper: AsyncEngine, strategy: str) -> None:
