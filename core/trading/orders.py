@@ -22,7 +22,7 @@ class IllegalTransition(ValueError):
 TRANSITIONS: dict[OrderStatus, frozenset[OrderStatus]] = {
     _S.PENDING: frozenset({_S.SUBMITTED, _S.UNKNOWN, _S.REJECTED, _S.EXPIRED, _S.CANCELLED}),
     _S.UNKNOWN: frozenset({_S.SUBMITTED, _S.PENDING, _S.EXPIRED, _S.UNRESOLVED, _S.REJECTED}),
-    _S.UNRESOLVED: frozenset({_S.SUBMITTED, _S.EXPIRED}),
+    _S.UNRESOLVED: frozenset({_S.SUBMITTED, _S.EXPIRED, _S.PENDING}),
     _S.SUBMITTED: frozenset({_S.ACKED, _S.REJECTED, _S.CANCELLED, _S.UNRESOLVED}),
     _S.ACKED: frozenset({_S.PARTIALLY_FILLED, _S.FILLED, _S.CANCELLED, _S.REJECTED, _S.UNRESOLVED}),
     _S.PARTIALLY_FILLED: frozenset({_S.PARTIALLY_FILLED, _S.FILLED, _S.CANCELLED, _S.REJECTED, _S.UNRESOLVED}),
@@ -32,7 +32,8 @@ TRANSITIONS: dict[OrderStatus, frozenset[OrderStatus]] = {
     _S.EXPIRED: frozenset(),
 }
 """From each state, where one step may lead. PENDING → CANCELLED is an order stopped before it was ever claimed for sending;
-UNKNOWN → PENDING is an exit whose send is proven absent and that opens its next send; from the followed states to UNRESOLVED
+UNKNOWN → PENDING is an exit whose send is proven absent and that opens its next send (UNRESOLVED → PENDING the same, on a
+person's word); from the followed states to UNRESOLVED
 goes an order whose trading day ended unseen: the broker's book was emptied before it showed the end."""
 
 _FORWARD = (_S.SUBMITTED, _S.ACKED)

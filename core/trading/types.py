@@ -93,6 +93,9 @@ class SendState(StrEnum):
     REFUSED = "REFUSED"
     UNKNOWN = "UNKNOWN"
     ABSENT = "ABSENT"
+    LATE = "LATE"
+    """Given up, or its order has ended, and its row turned up still working: it is being cancelled."""
+    LATE_ENDED = "LATE_ENDED"
 
 
 class KiteTarget(StrEnum):

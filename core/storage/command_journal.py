@@ -1,0 +1,311 @@
+"""The journal as commands and late rows write it: modified, resolved by a person, adopted after the end.
+
+Every method is one transaction, like the journal's own. Nothing here reopens an order that has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import exists, func, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from core.brokers.port import BookRow, Trade
+from core.clock import utc_now
+from core.events.envelope import EventType
+from core.storage.claims import LEASES, LeaseProof
+from core.storage.commands import COMMANDS, CommandOutcome, CommandState, ended_words, finish, modifications_sent
+from core.storage.db import transient
+from core.storage.journal import FILLS, ORDERS, SENDS, Journal, JournalOrder, _result, _Work
+from core.trading.commands import Changes, Modifiable
+from core.trading.orders import SeenFill
+from core.trading.types import Broker, Intent, OrderStatus, OrderType, SendState
+
+
+@dataclass(frozen=True, slots=True)
+class LateRow:
+    """What a late row of the book came to. `adopted`: recorded by this call, so a person should be alerted.
+
+    `working`: the book shows it still working, so it must be cancelled. `booked`: fills that this call booked.
+    """
+
+    found: JournalOrder
+    send_no: int
+    adopted: bool
+    booked: int
+    working: bool
+    told: str
+
+
+class CommandJournal(Journal):
+    """One broker's journal on an engine of that broker's role."""
+
+    # modify ------------------------------------------------------------------------------------------------------
+
+    async def modifiable(self, order_id: UUID) -> Modifiable:
+        """What decides which changes the order takes. Raises NoSuchOrder or Transient."""
+        found = await self.load(order_id)
+        async with transient("counting modifications"), self.engine.connect() as connection:
+            sent = await modifications_sent(connection, order_id)
+        order = found.order
+        return Modifiable(
+            self.broker,
+            OrderType(order["order_type"]),
+            order["tick_size"],
+            order["lot_size"],
+            found.send["quantity"],
+            order["filled_quantity"],
+            sent,
+        )
+
+    async def modified(self, request_id: UUID, order_id: UUID, changes: Changes, evidence: str) -> JournalOrder:
+        """The book shows the change: the order carries it from now on, the `modified` event tells, the command is APPLIED."""
+        async with self._work(order_id) as work:
+            values: dict[str, Any] = {
+                name: value
+                for name, value in (("price", changes.price), ("trigger_price", changes.trigger_price))
+                if value is not None
+            }
+            if changes.quantity is not None:
+                values["quantity"] = changes.quantity
+                await work.set_send(work.send["send_no"], quantity=changes.quantity)
+            work.order |= values | {"updated_at": utc_now()}
+            work.dirty = True
+            await work.connection.execute(update(ORDERS).where(ORDERS.c.order_id == order_id).values(**values))
+            self._event(work, EventType.ORDER_MODIFIED)
+            await finish(work.connection, request_id, CommandOutcome.APPLIED, evidence)
+        return _result(work)
+
+    # sending and ending commands -----------------------------------------------------------------------------------
+
+    async def claim_command(self, request_id: UUID, proof: LeaseProof, *, again: bool) -> bool:
+        """Mark the command as possibly sent, before a byte leaves. False: the lease is not ours, or it was marked before.
+
+        `again` (a cancel) lets it be marked once more; a modify is marked once.
+        """
+        states = [CommandState.REQUESTED.value, *([CommandState.SENT.value] if again else [])]
+        async with transient("claiming a command"), self.engine.begin() as connection:
+            claimed = await connection.execute(
+                update(COMMANDS)
+                .where(
+                    COMMANDS.c.request_id == request_id,
+                    COMMANDS.c.state.in_(states),
+                    exists().where(
+                        LEASES.c.name == proof.name,
+                        LEASES.c.holder == proof.holder,
+                        LEASES.c.epoch == proof.epoch,
+                        LEASES.c.expires_at > func.clock_timestamp(),
+                    ),
+                )
+                .values(state=CommandState.SENT.value, sent_at=func.coalesce(COMMANDS.c.sent_at, utc_now()))
+            )
+            return claimed.rowcount == 1
+
+    async def holds(self, proof: LeaseProof) -> bool:
+        """Whether the lease is ours this moment, by database time."""
+        async with transient("looking at the lease"), self.engine.connect() as connection:
+            ours = exists().where(
+                LEASES.c.name == proof.name,
+                LEASES.c.holder == proof.holder,
+                LEASES.c.epoch == proof.epoch,
+                LEASES.c.expires_at > func.clock_timestamp(),
+            )
+            return bool(await connection.scalar(select(ours)))
+
+    async def not_sent(self, request_id: UUID, answer: str) -> None:
+        """Nothing left for certain: the command may be sent later, and does not count as sent."""
+        await self._note(request_id, answer, state=CommandState.REQUESTED.value, sent_at=None)
+
+    async def noted(self, request_id: UUID, answer: str) -> None:
+        """What is known so far, for whoever waits for the outcome."""
+        await self._note(request_id, answer)
+
+    async def _note(self, request_id: UUID, answer: str, **values: Any) -> None:
+        async with transient("noting a command's answer"), self.engine.begin() as connection:
+            await connection.execute(
+                update(COMMANDS)
+                .where(COMMANDS.c.request_id == request_id, COMMANDS.c.finished_at.is_(None))
+                .values(evidence=answer, **values)
+            )
+
+    async def finish_command(self, request_id: UUID, outcome: CommandOutcome, evidence: str) -> None:
+        async with transient("finishing a command"), self.engine.begin() as connection:
+            await finish(connection, request_id, outcome, evidence)
+
+    async def finish_by_end(self, request_id: UUID, found: JournalOrder, *, cancel: bool) -> CommandOutcome:
+        """The order has ended: a cancel is APPLIED if it ended CANCELLED, everything else met the end."""
+        applied = cancel and found.status is OrderStatus.CANCELLED
+        outcome = CommandOutcome.APPLIED if applied else CommandOutcome.ORDER_ENDED
+        await self.finish_command(request_id, outcome, ended_words(found.order))
+        return outcome
+
+    # a person's resolution of UNRESOLVED --------------------------------------------------------------------------
+
+    async def resolved_never_placed(self, request_id: UUID, order_id: UUID, why: str) -> JournalOrder:
+        """A person says nothing (more) of it is at the broker: an entry ends EXPIRED, an exit opens its next send."""
+        async with self._work(order_id) as work:
+            if work.order["status"] != OrderStatus.UNRESOLVED:
+                return _result(work)
+            send_no = work.send["send_no"]
+            await work.set_send(send_no, state=SendState.ABSENT, answer=why)
+            if work.order["intent"] == Intent.ENTRY:
+                self._advance(work, OrderStatus.EXPIRED, why)
+            else:
+                self._advance(work, OrderStatus.PENDING, why)
+                work.order["broker_order_id"] = None
+                await self._open_send(work, send_no + 1)
+            await finish(work.connection, request_id, CommandOutcome.APPLIED, why)
+        return _result(work)
+
+    async def resolved_by_adoption(
+        self, request_id: UUID, order_id: UUID, broker_order_id: str, why: str
+    ) -> JournalOrder:
+        """A person says this broker order is ours: it is followed from now on."""
+        async with self._work(order_id) as work:
+            if work.order["status"] != OrderStatus.UNRESOLVED:
+                return _result(work)
+            await work.set_send(
+                work.send["send_no"],
+                state=SendState.SENT,
+                broker_order_id=broker_order_id,
+                answered_at=utc_now(),
+                answer=why,
+            )
+            work.order["broker_order_id"] = broker_order_id
+            self._advance(work, OrderStatus.SUBMITTED, why)
+            await finish(work.connection, request_id, CommandOutcome.APPLIED, why)
+        return _result(work)
+
+    async def resolved_by_fill(
+        self, request_id: UUID, order_id: UUID, fill: SeenFill, broker_order_id: str, *, more: bool, why: str
+    ) -> JournalOrder:
+        """A person books a fill read elsewhere (a contract note). All filled: FILLED. With `more` it stays UNRESOLVED for
+        the next fill; else the rest never filled and the order ends CANCELLED."""
+        async with self._work(order_id) as work:
+            if work.order["status"] != OrderStatus.UNRESOLVED:
+                return _result(work)
+            await work.set_send(
+                work.send["send_no"],
+                state=SendState.SENT,
+                broker_order_id=broker_order_id,
+                answered_at=utc_now(),
+                answer=why,
+            )
+            work.order["broker_order_id"] = broker_order_id
+            booked = await _booked(work, broker_order_id)
+            if fill.trade_id not in booked:
+                full = sum(booked.values()) + fill.quantity >= work.send["quantity"]
+                self._advance(work, OrderStatus.SUBMITTED)
+                self._advance(work, OrderStatus.ACKED)
+                record = await self._book(work, fill, broker_order_id)
+                self._set_status(work, OrderStatus.FILLED if full else OrderStatus.PARTIALLY_FILLED, None)
+                self._event(work, EventType.ORDER_FILLED, record)
+            if not OrderStatus(work.order["status"]).is_end:
+                self._advance(work, OrderStatus.UNRESOLVED if more else OrderStatus.CANCELLED, why)
+            await finish(work.connection, request_id, CommandOutcome.APPLIED, why)
+        return _result(work)
+
+    async def owner_of(self, broker_order_id: str, day: date | None) -> UUID | None:
+        """Our order that answers to this broker order already, on that trading day."""
+        async with transient("looking up a broker order"), self.engine.connect() as connection:
+            statement = select(SENDS.c.order_id).where(SENDS.c.broker_order_id == broker_order_id)
+            if day is not None:
+                statement = statement.where(SENDS.c.trading_day == day)
+            found: UUID | None = await connection.scalar(statement.limit(1))
+            return found
+
+    # late rows ---------------------------------------------------------------------------------------------------
+
+    async def adopt_late_row(self, row: BookRow, trades: Sequence[Trade]) -> LateRow | None:
+        """Record a row of the book whose send was given up, or whose order has ended, and book its fills.
+
+        The order's state stays and its workflow is not reopened; fills move position and PnL and are told as `filled`
+        events. None: the row is none of ours, or the order's own workflow follows it.
+
+        Raises:
+            Transient: the database is away.
+        """
+        order_id = await self._order_of(row)
+        if order_id is None:
+            return None
+        async with self._work(order_id) as work:
+            send = next(s for s in work.sends if s["tag"] in row.tags or s["broker_order_id"] == row.broker_order_id)
+            if _is_followed(work, send):
+                return None
+            new = await self._record_late(work, send["send_no"], row)
+            booked = await self._book_late(work, row, trades)
+            state = OrderStatus(work.order["status"])
+            told = (
+                f"broker order {row.broker_order_id} is {row.status} in the book, filled "
+                f"{row.filled_quantity}/{row.quantity}; our order is {state}"
+            )
+        return LateRow(_result(work), send["send_no"], new, booked, not row.is_end, told)
+
+    async def _order_of(self, row: BookRow) -> UUID | None:
+        async with transient("looking up a late row"), self.engine.connect() as connection:
+            found: UUID | None = await connection.scalar(
+                select(SENDS.c.order_id)
+                .where(or_(SENDS.c.tag.in_(row.tags), SENDS.c.broker_order_id == row.broker_order_id))
+                .limit(1)
+            )
+            return found
+
+    async def _record_late(self, work: _Work, send_no: int, row: BookRow) -> bool:
+        """LATE while the broker works on it (exits then leave room for it), LATE_ENDED afterwards. True: not known before."""
+        send = next(s for s in work.sends if s["send_no"] == send_no)
+        state = SendState.LATE_ENDED if row.is_end else SendState.LATE
+        known = send["broker_order_id"] == row.broker_order_id
+        if known and (send["state"] == state or (row.is_end and send["state"] == SendState.SENT)):
+            return False
+        values: dict[str, Any] = {"state": state}
+        if not known:
+            before = f"{send['answer']}; " if send["answer"] else ""
+            values |= {
+                "broker_order_id": row.broker_order_id,
+                "answered_at": utc_now(),
+                "answer": f"{before}turned up late in the book as {row.status}",
+            }
+        await work.set_send(send_no, **values)
+        if work.order["broker_order_id"] is None and OrderStatus(work.order["status"]).is_end:
+            work.order["broker_order_id"] = row.broker_order_id
+        work.order["updated_at"] = utc_now()
+        work.dirty = True
+        return not known or not row.is_end
+
+    async def _book_late(self, work: _Work, row: BookRow, trades: Sequence[Trade]) -> int:
+        booked = await _booked(work, row.broker_order_id)
+        new = sorted(
+            (t for t in trades if t.broker_order_id == row.broker_order_id and t.trade_id not in booked),
+            key=lambda t: (t.filled_at, t.trade_id),
+        )
+        for one in new:
+            fill = SeenFill(one.trade_id, one.quantity, one.price, one.filled_at)
+            record = await self._book(work, fill, row.broker_order_id)
+            work.order["updated_at"] = utc_now()
+            work.steps.append(OrderStatus(work.order["status"]))
+            self._event(work, EventType.ORDER_FILLED, record)
+        return len(new)
+
+
+def _is_followed(work: _Work, send: Any) -> bool:
+    """The present send of an order that has not ended is its workflow's business."""
+    ended = OrderStatus(work.order["status"]).is_end
+    return not ended and send["send_no"] == work.order["send_no"]
+
+
+async def _booked(work: _Work, broker_order_id: str) -> dict[str, int]:
+    rows = await work.connection.execute(
+        select(FILLS.c.trade_id, FILLS.c.quantity).where(
+            FILLS.c.order_id == work.order["order_id"], FILLS.c.broker_order_id == broker_order_id
+        )
+    )
+    return {row.trade_id: row.quantity for row in rows}
+
+
+async def adopt_late_row(engine: AsyncEngine, broker: Broker, row: BookRow, trades: Sequence[Trade]) -> LateRow | None:
+    """CommandJournal.adopt_late_row for callers with an engine: reconciliation, with the row and the trades it read."""
+    return await CommandJournal(engine, broker).adopt_late_row(row, trades)
