@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import structlog
 from temporalio.client import Client
-from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -19,8 +18,8 @@ from core.events.envelope import decode
 from core.events.payloads import SignalValidated
 from core.messaging.consumer import ConsumerRunner, Record
 from core.messaging.producer import EventProducer
+from core.order_start import start_order
 from core.order_work import OrderInput
-from core.routing import order_workflow_id, orders_queue
 from core.service import ServiceContext
 from core.temporal import connect, watched
 from core.trading.durations import OrderDurations
@@ -74,7 +73,7 @@ class Gateway:
         )
         order = self._input(broker, decided, record, envelope.correlation_id)
         try:
-            await self._start(broker, order)
+            await start_order(self._client, order)
             log.info("workflow started", what=order_work.headline(order))
         except WorkflowAlreadyStartedError:
             log.info("workflow was started before")
@@ -84,26 +83,6 @@ class Gateway:
             raise Transient(f"Temporal does not start an order's workflow: {error.message}") from error
         except TimeoutError as error:
             raise Transient("Temporal does not answer in time") from error
-
-    async def _start(self, broker: Broker, order: OrderInput) -> None:
-        await self._client.start_workflow(
-            order_work.ORDER_WORKFLOW,
-            order,
-            id=order_workflow_id(broker, order.order_id),
-            task_queue=orders_queue(broker),
-            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-            static_summary=order_work.headline(order),
-            static_details=_details(order),
-            search_attributes=TypedSearchAttributes(
-                [
-                    SearchAttributePair(order_work.SA_BROKER, broker.value),
-                    SearchAttributePair(order_work.SA_STRATEGY, order.strategy_id),
-                    SearchAttributePair(order_work.SA_SYMBOL, order.symbol),
-                    SearchAttributePair(order_work.SA_SIDE, order.side.value),
-                    SearchAttributePair(order_work.SA_STATUS, "PENDING"),
-                ]
-            ),
-        )
 
     def _input(self, broker: Broker, decided: SignalValidated, record: Record, correlation_id: object) -> OrderInput:
         signal = decided.signal
@@ -127,11 +106,3 @@ class Gateway:
                 "durations": self._durations,
             }
         )
-
-
-def _details(order: OrderInput) -> str:
-    return (
-        f"**{order.intent}** of {order.strategy_id} on {order.broker} ({order.target}, account {order.account}).\n\n"
-        f"Order `{order.order_id}`, begun by `{order.correlation_id}` at {order.origin_at:%Y-%m-%d %H:%M:%S.%f} UTC, "
-        f"asked by {order.requested_by}."
-    )

@@ -33,7 +33,7 @@ async def test_a_decided_order_waits_while_temporal_starts_no_workflows(
     gateway = Gateway.__new__(Gateway)
     refusing: Any = _Refusing(status)
     gateway._client = refusing
-    monkeypatch.setattr(Gateway, "_start", lambda self, broker, order: refusing.start_workflow())
+    monkeypatch.setattr(order_gateway, "start_order", lambda client, order: client.start_workflow(order))
     monkeypatch.setattr(Gateway, "_input", lambda *_: None)
     monkeypatch.setattr(order_gateway, "decode", lambda _: _Envelope())
     monkeypatch.setattr(order_gateway, "SignalValidated", _Decided)
