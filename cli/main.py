@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from cli import dlq, login, orders, portfolio, provision, reads, sandbox, service, setup, stack, status
+from cli import dlq, login, orders, portfolio, provision, reads, sandbox, service, setup, stack, status, strategies
 from core.errors import AlphaPandaError
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-MODULES = (stack, status, login, setup, provision, service, orders, portfolio, reads, dlq, sandbox)
+MODULES = (stack, status, login, setup, provision, service, orders, portfolio, strategies, reads, dlq, sandbox)
 
 for module in MODULES:
     module.register(app)

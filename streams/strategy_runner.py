@@ -32,6 +32,7 @@ from core.storage.db import config_engine
 from core.storage.leases import Lease
 from core.storage.models import SharedLeaseRow
 from core.storage.strategies import StrategyConfig, load_strategies
+from core.storage.strategy_changes import publish_changes
 from core.trading.ticks import Gap, Tick
 from core.waiting import pause, until_well
 from streams import runner_checkpoint, runner_status
@@ -47,6 +48,9 @@ LEASE = NAME
 CHECKPOINT_S = 5.0
 STATUS_S = 2.0
 DAY_CHECK_S = 5.0
+ANNOUNCE_S = 5.0
+"""How soon a change of a strategy that its maker could not announce is."""
+
 READ_S = 0.2
 LAST_WORD_S = 3.0
 TURN = 20
@@ -112,6 +116,7 @@ class Runner:
             self._spawn(self._every(CHECKPOINT_S, self._save), "checkpoint"),
             self._spawn(self._every(STATUS_S, self._publish_status), "status"),
             self._spawn(self._every(DAY_CHECK_S, self._follow_the_day), "day"),
+            self._spawn(self._every(ANNOUNCE_S, self._announce), "announce"),
         ]
         with contextlib.suppress(Transient), self._ctx.waiting.mended("redis", self._publish_status.__name__):
             await self._publish_status()
@@ -307,6 +312,11 @@ class Runner:
         if trading_day(utc_now()) != self._fleet.day:
             self._warm_up(await self._fleet.new_day(trading_day(utc_now())))
             await self._tell_failures()
+
+    async def _announce(self) -> None:
+        """Publish changes whose maker died or had no log; we read them from there like any other."""
+        if count := await publish_changes(self._db, self._producer):
+            self._ctx.log.info("changes of strategies announced late", changes=count)
 
     async def _every(self, seconds: float, step: Callable[[], Awaitable[None]]) -> None:
         """Run a step again and again; what it needs may be away for a while."""

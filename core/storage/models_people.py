@@ -21,16 +21,17 @@ class StrategyChangeRow(Base):
 
     __tablename__ = "strategy_changes"
     __table_args__ = (
+        Index("strategy_changes_by_strategy", "strategy_id", "version"),
         Index("strategy_changes_unpublished", "changed_at", postgresql_where=text("published_at IS NULL")),
         {"schema": CONFIG_SCHEMA},
     )
 
-    strategy_id: Mapped[str] = mapped_column(primary_key=True)
-    version: Mapped[int] = mapped_column(primary_key=True)
+    event_id: Mapped[UUID] = mapped_column(primary_key=True)
+    strategy_id: Mapped[str]
+    version: Mapped[int]
     changed_by: Mapped[str]
     reason: Mapped[str]
     changed_at: Mapped[datetime]
-    event_id: Mapped[UUID] = mapped_column(unique=True)
     topic: Mapped[str]
     key: Mapped[str]
     value: Mapped[bytes]

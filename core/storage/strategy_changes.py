@@ -1,0 +1,127 @@
+"""Changes of strategies: the row under its next version and the event that announces it, in one transaction; published afterwards.
+
+So a change is never announced without being made, and never lost: what the log could not take stays unpublished here, and whoever
+publishes next sends it. Says nothing about whether a row makes sense; that is the caller's `check`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from sqlalchemy import select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from core import failpoints, ids
+from core.clock import utc_now
+from core.errors import StopTheStart
+from core.events import topics
+from core.events.envelope import EventType, make
+from core.events.payloads import ConfigChanged
+from core.messaging.producer import EventProducer
+from core.storage.db import transient
+from core.storage.models import StrategyRow, table_of
+from core.storage.models_people import StrategyChangeRow
+from core.storage.strategies import StrategyConfig
+
+STRATEGIES = table_of(StrategyRow)
+CHANGES = table_of(StrategyChangeRow)
+
+Edit = Callable[[StrategyConfig], StrategyConfig]
+Check = Callable[[StrategyConfig], Awaitable[None]]
+
+
+class UnknownStrategy(StopTheStart):
+    """No row of that name; the message lists those there are."""
+
+
+async def change_strategy(
+    engine: AsyncEngine, strategy_id: str, edit: Edit, *, by: str, reason: str, source: str, check: Check | None = None
+) -> StrategyConfig | None:
+    """Edit one row under its lock, check the result, store it with its event. Returns it, or None where nothing is different.
+
+    Raises:
+        UnknownStrategy: there is no such row.
+        Transient: the database is away; nothing was changed.
+        Whatever `edit` or `check` raise; then nothing was changed.
+    """
+    async with transient("changing a strategy"), engine.begin() as connection:
+        before = await _locked(connection, strategy_id)
+        after = edit(before)
+        if after.as_row() == before.as_row():
+            return None
+        if check is not None:
+            await check(after)
+        return await _store(connection, after, by=by, reason=reason, source=source)
+
+
+async def _locked(connection: AsyncConnection, strategy_id: str) -> StrategyConfig:
+    query = select(STRATEGIES).where(STRATEGIES.c.strategy_id == strategy_id).with_for_update()
+    row = (await connection.execute(query)).mappings().one_or_none()
+    if row is None:
+        names = (
+            await connection.execute(select(STRATEGIES.c.strategy_id).order_by(STRATEGIES.c.strategy_id))
+        ).scalars()
+        raise UnknownStrategy(f"There is no strategy {strategy_id!r}. There are: {', '.join(names) or 'none'}.")
+    return StrategyConfig.from_row(dict(row))
+
+
+async def _store(
+    connection: AsyncConnection, config: StrategyConfig, *, by: str, reason: str, source: str
+) -> StrategyConfig:
+    now = utc_now()
+    values = config.as_row() | {"capital": config.capital, "version": STRATEGIES.c.version + 1, "updated_at": now}
+    statement = update(STRATEGIES).where(STRATEGIES.c.strategy_id == config.strategy_id).values(values)
+    row = (await connection.execute(statement.returning(STRATEGIES))).mappings().one()
+    stored = StrategyConfig.from_row(dict(row))
+    event_id = ids.derive_at(now, "config", stored.strategy_id, stored.version)
+    changed = ConfigChanged(
+        strategy_id=stored.strategy_id, version=stored.version, changed_by=by, row=stored.as_row()
+    )  # fmt: skip
+    event = make(
+        EventType.CONFIG_CHANGED,
+        changed,
+        id=event_id,
+        key=stored.strategy_id,
+        source=source,
+        correlation_id=event_id,
+        ts=now,
+    )
+    await connection.execute(
+        insert(CHANGES).values(
+            strategy_id=stored.strategy_id,
+            version=stored.version,
+            changed_by=by,
+            reason=reason,
+            changed_at=now,
+            event_id=event_id,
+            topic=topics.CONFIG_CHANGES,
+            key=event.key,
+            value=event.encode(),
+            headers=[[name, value.decode()] for name, value in event.headers()],
+        )
+    )
+    return stored
+
+
+async def publish_changes(engine: AsyncEngine, producer: EventProducer) -> int:
+    """Send every change the log does not have yet, in the order they were made; returns how many. Sending twice is harmless.
+
+    Raises:
+        Transient: the database or the log is away; what was not marked is sent again next time.
+    """
+    query = select(CHANGES).where(CHANGES.c.published_at.is_(None)).order_by(CHANGES.c.changed_at, CHANGES.c.version)
+    async with transient("reading unpublished changes of strategies"), engine.connect() as connection:
+        rows = (await connection.execute(query)).mappings().all()
+    for row in rows:
+        await producer.send_raw(
+            row["topic"],
+            key=row["key"].encode(),
+            value=row["value"],
+            headers=[(name, value.encode()) for name, value in row["headers"]],
+        )
+        await failpoints.reached("config.after_send")
+        mark = update(CHANGES).where(CHANGES.c.event_id == row["event_id"]).values(published_at=utc_now())
+        async with transient("marking a published change"), engine.begin() as connection:
+            await connection.execute(mark)
+    return len(rows)
