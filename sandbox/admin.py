@@ -5,10 +5,11 @@ Requests with a foreign Host or Origin are refused, so that no web page can reac
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 import time
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +25,7 @@ from sandbox.packets import Level
 from sandbox.prices import Market
 from sandbox.wire import now, rupees, success
 
+_LEDGER_CHUNK = 500
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -45,6 +47,8 @@ async def status(sandbox: Sandbox, request: Request) -> Response:
             "session": sandbox.sessions.info(),
             "uptime_seconds": round(time.monotonic() - sandbox.started, 3),
             "requests": dict(sandbox.requests),
+            "limits": sandbox.limiter.info(),
+            "faults": dict(sandbox.faults.fired),
         }
     )
 
@@ -85,14 +89,26 @@ async def next_fill(sandbox: Sandbox, request: Request) -> Response:
 
 async def roll_day(sandbox: Sandbox, request: Request) -> Response:
     """End the trading day now; the next one begins at once. Sessions live on until 06:00 IST."""
-    sandbox.exchange.roll_day(sandbox.exchange.day + timedelta(days=1))
+    sandbox.exchange.roll_day_now()
     return success({"day": sandbox.exchange.day.isoformat()})
 
 
 async def ledger(sandbox: Sandbox, request: Request) -> Response:
-    """`?day=YYYY-MM-DD&tag=…`: every order ever accepted, oldest first."""
+    """`?day=YYYY-MM-DD&tag=…&after=SEQ&limit=N`: every order ever accepted, oldest first, where it stands, what it filled.
+
+    Without a limit all of them, read a chunk at a time so that ticks and orders go on meanwhile. No fault touches it.
+    """
     query = request.query_params
-    return success(sandbox.store.ledger(query.get("day"), query.get("tag")))
+    after, left = whole(query.get("after"), "after", 0), whole(query.get("limit"), "limit", sys.maxsize)
+    rows: list[dict[str, Any]] = []
+    while left > 0:
+        chunk = sandbox.store.ledger(query.get("day"), query.get("tag"), after, min(left, _LEDGER_CHUNK))
+        rows += chunk
+        if len(chunk) < _LEDGER_CHUNK:
+            break
+        after, left = chunk[-1]["seq"], left - len(chunk)
+        await asyncio.sleep(0)
+    return success(rows)
 
 
 async def request_token(sandbox: Sandbox, request: Request) -> Response:
@@ -116,7 +132,18 @@ async def tick_interval(sandbox: Sandbox, request: Request) -> Response:
     return success({"tick_interval": sandbox.hub.interval})
 
 
-def _local(handler: Callable[[Sandbox, Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+def whole(text: str | None, name: str, default: int) -> int:
+    """A whole number of the query."""
+    if not text:
+        return default
+    if not text.isascii() or not text.isdigit():
+        raise errors.invalid(name)
+    return int(text)
+
+
+def local(handler: Callable[[Sandbox, Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """Wrap an admin handler: loopback callers only."""
+
     async def guarded(sandbox: Sandbox, request: Request) -> Response:
         origin = request.headers.get("origin")
         hosts = [urlsplit(f"//{request.headers.get('host', '')}").hostname]
@@ -128,11 +155,16 @@ def _local(handler: Callable[[Sandbox, Request], Awaitable[Response]]) -> Callab
     return endpoint(guarded, signed_in=False)
 
 
-async def _body(request: Request) -> dict[str, Any]:
+async def json_body(request: Request) -> Any:
+    """The body as JSON, fractions as Decimal; nothing is an empty object."""
     try:
-        value = json.loads(await request.body() or b"{}", parse_float=Decimal)
+        return json.loads(await request.body() or b"{}", parse_float=Decimal)
     except ValueError:
-        raise errors.bad_input("The body must be a JSON object.") from None
+        raise errors.bad_input("The body must be JSON.") from None
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    value = await json_body(request)
     if not isinstance(value, dict):
         raise errors.bad_input("The body must be a JSON object.")
     return value
@@ -180,15 +212,15 @@ def _check_book(bids: list[Level] | None, asks: list[Level] | None) -> None:
 
 
 routes = [
-    Route("/admin/status", _local(status), methods=["GET"]),
-    Route("/admin/price", _local(set_price), methods=["POST"]),
-    Route("/admin/pause", _local(pause), methods=["POST"]),
-    Route("/admin/resume", _local(resume), methods=["POST"]),
-    Route("/admin/next-fill", _local(next_fill), methods=["POST"]),
-    Route("/admin/roll-day", _local(roll_day), methods=["POST"]),
-    Route("/admin/ledger", _local(ledger), methods=["GET"]),
-    Route("/admin/request-token", _local(request_token), methods=["POST"]),
-    Route("/admin/expire-token", _local(expire_token), methods=["POST"]),
-    Route("/admin/connections", _local(connections), methods=["GET"]),
-    Route("/admin/tick-interval", _local(tick_interval), methods=["POST"]),
+    Route("/admin/status", local(status), methods=["GET"]),
+    Route("/admin/price", local(set_price), methods=["POST"]),
+    Route("/admin/pause", local(pause), methods=["POST"]),
+    Route("/admin/resume", local(resume), methods=["POST"]),
+    Route("/admin/next-fill", local(next_fill), methods=["POST"]),
+    Route("/admin/roll-day", local(roll_day), methods=["POST"]),
+    Route("/admin/ledger", local(ledger), methods=["GET"]),
+    Route("/admin/request-token", local(request_token), methods=["POST"]),
+    Route("/admin/expire-token", local(expire_token), methods=["POST"]),
+    Route("/admin/connections", local(connections), methods=["GET"]),
+    Route("/admin/tick-interval", local(tick_interval), methods=["POST"]),
 ]

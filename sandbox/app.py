@@ -1,6 +1,6 @@
 """What every route shares: the parts of one sandbox, request helpers, and the one gate all requests pass.
 
-The gate is where faults per route will be injected; today its hook lets everything through.
+The gate's hook sees each request before the sandbox does: that is where faults of answers are injected.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from sandbox.board import Board
 from sandbox.config import SandboxConfig
 from sandbox.errors import KiteError
 from sandbox.exchange import Exchange
-from sandbox.limits import ORDERS_PER_DAY, RateLimiter
+from sandbox.fault_engine import FaultEngine
+from sandbox.fault_orders import OrderFaults
+from sandbox.fault_views import Views
+from sandbox.limits import RateLimiter
 from sandbox.sessions import Sessions
 from sandbox.store import Store
 from sandbox.ticker import TickerHub
@@ -60,8 +63,11 @@ class Sandbox:
     exchange: Exchange
     sessions: Sessions
     hub: TickerHub
+    faults: FaultEngine
+    order_faults: OrderFaults
+    views: Views
+    limiter: RateLimiter
     hook: RequestHook = field(default_factory=PassThrough)
-    limiter: RateLimiter = field(default_factory=RateLimiter)
     requests: Counter[str] = field(default_factory=Counter)
     started: float = field(default_factory=time.monotonic)
 
@@ -93,13 +99,18 @@ class Gate:
             await self._sandbox.hook.around(route, scope, receive, send, go_on)
 
     def _refuse(self, route: str, scope: Scope) -> KiteError | None:
-        if not self._sandbox.config.strict_limits or scope["type"] != "http" or route.startswith(("admin.", "login")):
+        if scope["type"] != "http" or route.startswith(("admin.", "login")):
             return None
         kind = {"order.place": "order", "market.historical": "historical"}.get(route)
         kind = kind or ("quote" if route.startswith("market.quote") else "other")
         if not self._sandbox.limiter.allow(kind, time.time()):
             return errors.too_many_requests()
-        if kind == "order" and self._sandbox.exchange.count_request() > ORDERS_PER_DAY:
+        limiter = self._sandbox.limiter
+        if (
+            kind == "order"
+            and limiter.limits.strict
+            and not limiter.allow_today(self._sandbox.exchange.count_request())
+        ):
             return errors.too_many_orders()
         return None
 

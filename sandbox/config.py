@@ -32,6 +32,14 @@ class SandboxConfig(BaseModel):
     strict_limits: bool = False
     """Enforce Kite's rate limits and three sockets per key; off, only the 25 modifications per order bind."""
 
+    orders_per_second: int = Field(default=10, ge=1)
+    orders_per_minute: int = Field(default=400, ge=1)
+    orders_per_day: int = Field(default=5_000, ge=1)
+    """Placement requests that `strict_limits` lets through in a calendar second, minute and trading day."""
+
+    scenario: Path | None = None
+    """Fault rules to start with: a YAML or JSON file. Counts of rules it had before go on."""
+
     still: bool = False
     """Prices move only by the admin endpoint: every instrument starts at the price its table names."""
 

@@ -1,7 +1,7 @@
 """The order management system and the exchange behind it: accepts, advances, matches, ends orders. One account, one day.
 
 Every change is on disk before anyone is told of it, in one transaction a step. It never invents a fill: each one comes from
-`core.trading.matching` against the book of that moment.
+`core.trading.matching` against the book of that moment, but for those a fault asks for by `force_fill`.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
-from datetime import date, datetime
+from collections.abc import Callable, Container
+from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Any
 
 from core.trading.matching import Execution, match
-from core.trading.types import OrderType
+from core.trading.types import OrderType, Side
 from sandbox import errors
 from sandbox.board import Board
 from sandbox.config import SandboxConfig
-from sandbox.orders import UPDATE, Change, Order, OrderRequest, Status
+from sandbox.instruments import Instrument
+from sandbox.orders import API, UPDATE, Change, Order, OrderRequest, Status, ledger_entry, trade_row
 from sandbox.portfolio import Portfolio
 from sandbox.prices import Market
 from sandbox.store import Store
-from sandbox.wire import dumps, ist, now, rupees
+from sandbox.wire import dumps, now
 
 log = logging.getLogger("sandbox.exchange")
 MAX_MODIFICATIONS = 25
@@ -31,6 +31,33 @@ _SNOWFLAKE_EPOCH_MS = 1_288_834_974_657
 """Zerodha's 19-digit order ids count milliseconds from here, shifted left by 22 bits."""
 
 Listener = Callable[[Order, str], None]
+
+
+class Interference:
+    """What may meddle with orders on their way. This one leaves them alone; `fault_orders` has the other."""
+
+    def accepted(self, order: Order) -> None:
+        """It has an id and is on disk."""
+
+    def extra_latency(self, order: Order) -> float:
+        """Seconds more in the present state."""
+        return 0.0
+
+    def went_live(self, order: Order) -> None:
+        """The exchange has it."""
+
+    def fill_limit(self, order: Order) -> int | None:
+        """Most units that may fill now; None is no limit."""
+        return None
+
+    def filled(self, order: Order, quantity: int) -> None:
+        """So much was just filled."""
+
+    def before_cancelled(self, order: Order) -> None:
+        """A cancellation is about to be taken by the exchange."""
+
+    def ended(self, order: Order) -> None:
+        """Called inside the transaction of the end."""
 
 
 class Exchange:
@@ -48,13 +75,14 @@ class Exchange:
         self._trades_of: dict[str, list[bytes]] = {}
         self._working: dict[int, dict[str, Order]] = {}
         self._arriving: dict[str, Order] = {}
-        self._halted = False
+        self.halted = False
         counts = store.counts()
         self._order_count, self._trade_count = counts["orders"], counts["trades"]
         self._requests_today = int(store.get("requests_today") or 0)
         self._last_id = 0
         self._fill_caps: list[tuple[int | None, int]] = [(token, cap) for token, cap in store.get("fill_caps") or []]
         self._listener: Listener = lambda order, status: None
+        self.faults: Interference = Interference()
         self._load()
 
     def listen(self, listener: Listener) -> None:
@@ -63,7 +91,7 @@ class Exchange:
 
     # What the trader asks -------------------------------------------------------------------------------------
 
-    def place(self, request: OrderRequest) -> str:
+    def place(self, request: OrderRequest, source: str = API) -> str:
         """Accept an order: on disk and in the ledger when this returns its id.
 
         Raises:
@@ -89,11 +117,13 @@ class Exchange:
             terms,
             at,
             at,
+            source=source,
         )
         with self._store.transaction():
-            self._store.append_ledger(order.order_id, self.day, request.tag, _ledger_entry(order))
+            self._store.append_ledger(order.order_id, self.day, request.tag, ledger_entry(order))
             self._record(order, Status.RECEIVED, at)
         self.orders[order.order_id] = self._arriving[order.order_id] = order
+        self.faults.accepted(order)
         self._later(order)
         return order.order_id
 
@@ -130,8 +160,10 @@ class Exchange:
             raise errors.being_processed(what)
         return order
 
-    def book_json(self) -> bytes:
-        return b"[" + b",".join([order.row_json() for order in self.orders.values()]) + b"]"
+    def book_json(self, hidden: Container[str] = ()) -> bytes:
+        """The day's book, without the orders whose ids are `hidden`."""
+        rows = [order.row_json() for order in self.orders.values() if order.order_id not in hidden]
+        return b"[" + b",".join(rows) + b"]"
 
     def history_json(self, order_id: str) -> bytes:
         if order_id not in self.orders:
@@ -190,6 +222,10 @@ class Exchange:
             self._listener(order, order.status)
         log.info("the trading day is now %s", day)
 
+    def roll_day_now(self) -> None:
+        """End the day before its time; the next one begins at once."""
+        self.roll_day(self.day + timedelta(days=1))
+
     def count_request(self) -> int:
         """Count one placement request of the day, good or bad, durably; the number so far."""
         self._requests_today += 1
@@ -208,14 +244,15 @@ class Exchange:
 
     def halt(self) -> None:
         """The server stops: what is on its way waits on disk for the next start."""
-        self._halted = True
+        self.halted = True
 
     def _later(self, order: Order) -> None:
-        asyncio.get_running_loop().call_later(self._config.step_latency, self._advance, order)
+        latency = self._config.step_latency + self.faults.extra_latency(order)
+        asyncio.get_running_loop().call_later(latency, self._advance, order)
 
     def _advance(self, order: Order) -> None:
         """One step along PUT ORDER REQ RECEIVED → … → OPEN, or through a modification or a cancellation."""
-        if self._halted:
+        if self.halted:
             return
         match order.status:
             case Status.RECEIVED:
@@ -234,7 +271,9 @@ class Exchange:
             case Status.MODIFY_PENDING:
                 self._apply_change(order)
             case Status.CANCEL_PENDING:
-                self._finish(order, Status.CANCELLED)
+                self.faults.before_cancelled(order)
+                if not order.status.is_end:
+                    self.finish(order, Status.CANCELLED)
             case _:  # filled or rolled away meanwhile
                 return
 
@@ -262,7 +301,7 @@ class Exchange:
             )
         else:
             return True
-        self._finish(order, Status.REJECTED)
+        self.finish(order, Status.REJECTED)
         return False
 
     def _go_live(self, order: Order) -> None:
@@ -273,6 +312,7 @@ class Exchange:
         stop = order.terms.order_type is OrderType.SL
         self._commit(order, Status.TRIGGER_PENDING if stop else Status.OPEN, at)
         self._working.setdefault(order.request.token, {})[order.order_id] = order
+        self.faults.went_live(order)
         if not self.paused:
             self._look(order, self._board.market(order.request.token))
 
@@ -301,10 +341,14 @@ class Exchange:
 
     def _look(self, order: Order, market: Market) -> None:
         """Match one live order against the book of this moment and book what comes of it."""
+        limit = self.faults.fill_limit(order)
+        if limit == 0:
+            return
         at = now()
         resting, snapshot = order.resting(), market.snapshot(at)
         cap = next((entry for entry in self._fill_caps if entry[0] in {None, market.token}), None)
-        result = match(resting, snapshot, max_quantity=cap[1] if cap else None)
+        limits = [each for each in (limit, cap[1] if cap else None) if each is not None]
+        result = match(resting, snapshot, max_quantity=min(limits, default=None))
         newly_triggered = result.triggered and not order.triggered
         if not (result.executions or result.cancel_remainder or newly_triggered):
             return
@@ -328,6 +372,29 @@ class Exchange:
             self._listener(order, order.status)
         elif result.executions:
             self._listener(order, UPDATE)
+        if result.executions:
+            self.faults.filled(order, order.filled - resting.filled_quantity)
+
+    def force_fill(self, order: Order, quantity: int) -> None:
+        """A fault fills it at the last price, or at its limit where that is better; a cancelled one stays CANCELLED."""
+        market, at, terms = self._board.market(order.request.token), now(), order.terms
+        price = min(market.last, terms.price) if order.request.side is Side.BUY else max(market.last, terms.price)
+        quantity = min(quantity, order.pending)
+        with self._store.transaction():
+            self._fill(order, market, (Execution(Decimal(price) / 100, quantity),), at)
+            if order.status is Status.CANCELLED:
+                order.cancelled -= quantity
+                self._record(order, order.status, at)
+            elif order.pending:
+                self._record(order, order.status, at)
+            else:
+                self._end(order, Status.COMPLETE, at)
+        self._listener(order, order.status if order.status.is_end else UPDATE)
+
+    def carry(self, instrument: Instrument, product: str, quantity: int, paise: int) -> None:
+        """A position of `quantity` units (signed) that was there when the day began, at `paise` a unit."""
+        self.portfolio.carry(instrument, product, quantity, paise)
+        self._store.put("portfolio", self.portfolio.opening_state())
 
     def _fill(self, order: Order, market: Market, executions: tuple[Execution, ...], at: datetime) -> None:
         market.take(order.request.side, executions)
@@ -337,14 +404,14 @@ class Exchange:
             order.filled += execution.quantity
             order.filled_value += paise * execution.quantity
             self._trade_count += 1
-            trade = dumps(_trade_row(order, str(10_000_000 + self._trade_count), paise, execution.quantity, at))
+            trade = dumps(trade_row(order, str(10_000_000 + self._trade_count), paise, execution.quantity, at))
             self._store.save_trade(str(10_000_000 + self._trade_count), self.day, order.order_id, trade)
             self.trades.append(trade)
             self._trades_of.setdefault(order.order_id, []).append(trade)
             self.portfolio.apply(order.request, execution.quantity, paise)
         self.portfolio.block(order)
 
-    def _finish(self, order: Order, status: Status) -> None:
+    def finish(self, order: Order, status: Status) -> None:
         with self._store.transaction():
             self._end(order, status, now())
         self._listener(order, status)
@@ -357,6 +424,7 @@ class Exchange:
         self._arriving.pop(order.order_id, None)
         self._working.get(order.request.token, {}).pop(order.order_id, None)
         self.portfolio.block(order)
+        self.faults.ended(order)
 
     def _commit(self, order: Order, status: Status, at: datetime | None = None) -> None:
         with self._store.transaction():
@@ -426,41 +494,3 @@ class Exchange:
 def _expired(market: Market, day: date) -> bool:
     expiry = market.instrument.expiry
     return expiry is not None and expiry < day
-
-
-def _trade_row(order: Order, trade_id: str, paise: int, quantity: int, at: datetime) -> dict[str, Any]:
-    stamp = ist(at) or ""
-    return {
-        "trade_id": trade_id,
-        "order_id": order.order_id,
-        "exchange": order.request.exchange,
-        "tradingsymbol": order.request.tradingsymbol,
-        "instrument_token": order.request.token,
-        "product": order.request.product,
-        "average_price": rupees(paise),
-        "quantity": quantity,
-        "exchange_order_id": order.exchange_order_id,
-        "transaction_type": str(order.request.side),
-        "fill_timestamp": stamp,
-        "order_timestamp": stamp[11:],
-        "exchange_timestamp": stamp,
-    }
-
-
-def _ledger_entry(order: Order) -> dict[str, Any]:
-    request = order.request
-    return {
-        "order_id": order.order_id,
-        "tag": request.tag,
-        "exchange": request.exchange,
-        "tradingsymbol": request.tradingsymbol,
-        "instrument_token": request.token,
-        "transaction_type": str(request.side),
-        "quantity": request.quantity,
-        "order_type": str(request.order_type),
-        "product": request.product,
-        "validity": str(request.validity),
-        "price": rupees(request.price),
-        "trigger_price": rupees(request.trigger_price),
-        "accepted_at": order.placed_at.isoformat(),
-    }

@@ -24,6 +24,10 @@ PARAMETERS = (
     "delay_s", "delay_max_s", "accepted", "status", "error_type", "message", "quantity", "price", "side", "product",
     "user_id", "copies", "skew_s",
 )  # fmt: skip
+ORDER_ROUTES = ("order.place", "order.modify", "order.cancel", "order.info", "order.trades")
+"""Routes whose requests name an order."""
+
+_OWN_MOMENT = frozenset({FaultKind.STUCK_RECEIVED, FaultKind.FILL_RACES_CANCEL})
 Pattern = Annotated[str, Field(min_length=1, max_length=100)]
 """Exact, or with * and ? (`order.*`, `NSE:PANDA*`)."""
 
@@ -125,17 +129,8 @@ class FaultRule(BaseModel):
         if unread:
             takes = ", ".join(self.spec.defaults) or "no parameters"
             raise ValueError(f"`{self.kind}` does not read {', '.join(unread)}; it takes {takes}")
-        if self.family in {Family.ORDER, Family.ACCOUNT, Family.UPDATE} and self.route is not None:
-            raise ValueError(f"`{self.kind}` looks at orders, not at routes: leave `route` out")
-        if self.channel is not Channel.BOTH and self.family is not Family.UPDATE:
-            raise ValueError(f"`channel` is for updates, not for `{self.kind}`")
-        if self.now and self.family is not Family.ORDER:
-            raise ValueError(f"`now` is for faults of orders; `{self.kind}` fires by itself")
-        if self.now and self.after_s:
-            raise ValueError("`now` and `after_s` exclude each other")
-        alone = self.kind in {FaultKind.FOREIGN_ORDER, FaultKind.RMS_SQUARE_OFF} and self.now
-        if (alone or self.kind is FaultKind.FOREIGN_POSITION) and (not self.symbol or "*" in self.symbol):
-            raise ValueError(f"`{self.kind}` needs one `symbol`, such as NSE:INFY")
+        self._fits_its_place()
+        self._fits_its_moment()
         if self.error_type is not None and self.error_type not in STATUS_OF:
             raise ValueError(f"`error_type` is one of {', '.join(STATUS_OF)}")
         if self.quantity is not None and self.kind is not FaultKind.FOREIGN_POSITION and self.quantity < 1:
@@ -143,6 +138,29 @@ class FaultRule(BaseModel):
         if self.delay_max_s is not None and self.delay_max_s < float(self.value("delay_s")):
             raise ValueError("`delay_max_s` is less than `delay_s`")
         return self
+
+    def _fits_its_place(self) -> None:
+        if self.family in {Family.ORDER, Family.ACCOUNT, Family.UPDATE} and self.route is not None:
+            raise ValueError(f"`{self.kind}` looks at no route: leave `route` out")
+        if self.channel is not Channel.BOTH and self.family is not Family.UPDATE:
+            raise ValueError(f"`channel` is for updates, not for `{self.kind}`")
+        if self.family is Family.ACCOUNT and (self.tag or self.order_id):
+            raise ValueError(f"`{self.kind}` looks at no order: leave `tag` and `order_id` out")
+        by_order = self.routes is None or any(fits(self.routes, route) for route in ORDER_ROUTES)
+        if self.names_order and not by_order and self.kind is not FaultKind.STALE_BOOK:
+            raise ValueError(f"requests of `{self.routes}` name no order: leave `tag`, `symbol` and `order_id` out")
+        alone = self.kind in {FaultKind.FOREIGN_ORDER, FaultKind.RMS_SQUARE_OFF} and self.now
+        if (alone or self.kind is FaultKind.FOREIGN_POSITION) and (not self.symbol or "*" in self.symbol):
+            raise ValueError(f"`{self.kind}` needs one `symbol`, such as NSE:INFY")
+
+    def _fits_its_moment(self) -> None:
+        narrowed = self.rate < 1 or self.nth is not None
+        if self.now and (self.family is not Family.ORDER or self.kind in _OWN_MOMENT):
+            raise ValueError(f"`{self.kind}` has its own moment: leave `now` out")
+        if self.now and (self.after_s or self.for_s or narrowed):
+            raise ValueError("`now` goes with none of `after_s`, `for_s`, `rate` and `nth`")
+        if self.family is Family.ACCOUNT and (narrowed or self.for_s or self.count):
+            raise ValueError(f"`{self.kind}` fires once, after `after_s`: leave `rate`, `nth`, `for_s` and `count` out")
 
 
 class Scenario(BaseModel):

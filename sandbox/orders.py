@@ -40,6 +40,12 @@ _ENDS = frozenset({Status.COMPLETE, Status.CANCELLED, Status.REJECTED})
 UPDATE = "UPDATE"
 """The status of a postback for a partial fill or a modification."""
 
+API, APP, RMS = "api", "app", "rms"
+"""Sources of an order: our client, the user's Kite app, the broker's risk desk."""
+
+RISK_DESK = "ADMINSQF"
+"""`placed_by` of the risk desk's orders (assumed)."""
+
 
 @dataclass(frozen=True, slots=True)
 class OrderRequest:
@@ -101,6 +107,9 @@ class Order:
     change: Change | None = None
     cancel_asked: bool = False
     states: int = 0
+    source: str = API
+    """Who placed it: API, APP or RMS."""
+
     _row: bytes | None = field(default=None, repr=False)
 
     @property
@@ -177,7 +186,7 @@ class Order:
 
     def _identity(self) -> dict[str, Any]:
         return {
-            "placed_by": self.user_id,
+            "placed_by": RISK_DESK if self.source == RMS else self.user_id,
             "order_id": self.order_id,
             "exchange_order_id": self.exchange_order_id,
             "parent_order_id": None,
@@ -246,3 +255,43 @@ def _encode(value: object) -> str:
     if isinstance(value, date):  # datetimes are dates too
         return value.isoformat()
     raise TypeError(f"cannot store {value!r}")
+
+
+def trade_row(order: Order, trade_id: str, paise: int, quantity: int, at: datetime) -> dict[str, Any]:
+    """A row of GET /trades."""
+    stamp = ist(at) or ""
+    return {
+        "trade_id": trade_id,
+        "order_id": order.order_id,
+        "exchange": order.request.exchange,
+        "tradingsymbol": order.request.tradingsymbol,
+        "instrument_token": order.request.token,
+        "product": order.request.product,
+        "average_price": rupees(paise),
+        "quantity": quantity,
+        "exchange_order_id": order.exchange_order_id,
+        "transaction_type": str(order.request.side),
+        "fill_timestamp": stamp,
+        "order_timestamp": stamp[11:],
+        "exchange_timestamp": stamp,
+    }
+
+
+def ledger_entry(order: Order) -> dict[str, Any]:
+    """What the ledger keeps of an acceptance, as placed."""
+    request = order.request
+    return {
+        "order_id": order.order_id,
+        "tag": request.tag,
+        "exchange": request.exchange,
+        "tradingsymbol": request.tradingsymbol,
+        "instrument_token": request.token,
+        "transaction_type": str(request.side),
+        "quantity": request.quantity,
+        "order_type": str(request.order_type),
+        "product": request.product,
+        "validity": str(request.validity),
+        "price": rupees(request.price),
+        "trigger_price": rupees(request.trigger_price),
+        "accepted_at": order.placed_at.isoformat(),
+    }

@@ -167,6 +167,23 @@ class Portfolio:
             "holdings": [asdict(holding) for holding in self.holdings.values()],
         }
 
+    def opening_state(self) -> dict[str, Any]:
+        """What was carried into today, without what was traded since."""
+        state = self.state()
+        today = {"bought": 0, "bought_value": 0, "sold": 0, "sold_value": 0}
+        state["legs"] = [{**leg, **today} for leg in state["legs"] if leg["carried"]]
+        state["holdings"] = [{**holding, "used_quantity": 0} for holding in state["holdings"]]
+        return state
+
+    def carry(self, instrument: Instrument, product: str, quantity: int, paise: int) -> None:
+        """Add `quantity` units (signed) at `paise` to what was carried into today; the price is the newest one's."""
+        key = (instrument.token, product)
+        leg = self.legs.get(key)
+        if leg is None:
+            leg = self.legs[key] = Leg(instrument.token, instrument.exchange, instrument.tradingsymbol, product)
+        leg.carried += quantity
+        leg.carried_price = str(Decimal(paise) / 100)
+
     def restore(self, state: dict[str, Any]) -> None:
         self.opening_balance = Decimal(state["opening_balance"])
         self.legs = {(leg["token"], leg["product"]): Leg(**leg) for leg in state["legs"]}

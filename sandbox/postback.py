@@ -24,15 +24,20 @@ class Postbacks:
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(_QUEUE)
         self.sent = self.failed = 0
 
-    def send(self, order: Order, status: str) -> None:
-        if self._config.postback_url is None:
-            return
-        payload = order.postback(self._config.app_id, status, self._config.api_secret.get_secret_value())
+    @property
+    def wanted(self) -> bool:
+        return self._config.postback_url is not None
+
+    def body(self, order: Order, status: str) -> bytes:
+        """The postback as things stand now, with its checksum."""
+        return dumps(order.postback(self._config.app_id, status, self._config.api_secret.get_secret_value()))
+
+    def send(self, body: bytes) -> None:
         try:
-            self._queue.put_nowait(dumps(payload))
+            self._queue.put_nowait(body)
         except asyncio.QueueFull:
             self.failed += 1
-            log.warning("postback for order %s dropped: the receiver is too slow", order.order_id)
+            log.warning("a postback was dropped: the receiver is too slow")
 
     async def run(self) -> None:
         url = self._config.postback_url

@@ -34,15 +34,15 @@ async def cancel(sandbox: Sandbox, request: Request) -> Response:
 
 
 async def book(sandbox: Sandbox, request: Request) -> Response:
-    return raw_success(sandbox.exchange.book_json())
+    return raw_success(sandbox.views.book())
 
 
 async def history(sandbox: Sandbox, request: Request) -> Response:
-    return raw_success(sandbox.exchange.history_json(request.path_params["order_id"]))
+    return raw_success(sandbox.views.history(request.path_params["order_id"]))
 
 
 async def trades(sandbox: Sandbox, request: Request) -> Response:
-    return raw_success(sandbox.exchange.trades_json(request.path_params.get("order_id")))
+    return raw_success(sandbox.views.trades(request.path_params.get("order_id")))
 
 
 routes = [

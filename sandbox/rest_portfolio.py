@@ -12,6 +12,8 @@ from sandbox.wire import success
 
 
 async def positions(sandbox: Sandbox, request: Request) -> Response:
+    if sandbox.views.empty("portfolio.positions"):
+        return success({"net": [], "day": []})
     return success(sandbox.exchange.portfolio.positions())
 
 

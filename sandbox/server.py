@@ -10,6 +10,7 @@ import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import date
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -20,14 +21,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, WebSocketRoute
 from starlette.websockets import WebSocket
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from sandbox import admin, auth, errors, rest_market, rest_orders, rest_portfolio
-from sandbox.app import Gate, RequestHook, Sandbox
+from sandbox import admin, admin_faults, auth, errors, rest_market, rest_orders, rest_portfolio
+from sandbox.app import Gate, Sandbox
 from sandbox.board import Board
 from sandbox.config import SandboxConfig
 from sandbox.errors import SandboxStartError
-from sandbox.exchange import Exchange
-from sandbox.orders import Order
+from sandbox.exchange import Exchange, Listener
+from sandbox.fault_answers import AnswerFaults
+from sandbox.fault_engine import FaultEngine
+from sandbox.fault_orders import OrderFaults
+from sandbox.fault_sockets import SocketFaults
+from sandbox.fault_updates import UpdateFaults
+from sandbox.fault_views import Views
+from sandbox.faults import Channel, load
+from sandbox.limits import Limits, RateLimiter
+from sandbox.orders import API, Order
 from sandbox.portfolio import Portfolio
 from sandbox.postback import Postbacks
 from sandbox.sessions import Sessions
@@ -40,24 +50,23 @@ _HOUSEKEEPING = 1.0
 _GRACE = 2
 
 
-async def serve(config: SandboxConfig, *, hook: RequestHook | None = None) -> None:
+async def serve(config: SandboxConfig) -> None:
     """Run until SIGTERM or SIGINT (or cancellation), then flush and return within five seconds.
 
     Raises:
-        SandboxStartError: the port is taken, or another sandbox holds the data folder.
+        SandboxStartError: the port is taken, another sandbox holds the data folder, or the scenario cannot be used.
     """
     listener = _bind(config)
     store = Store(config.data_dir)
     try:
         sandbox, postbacks = build(config, store)
-        if hook is not None:
-            sandbox.hook = hook
         server = _Server(
             uvicorn.Config(
                 create_app(sandbox), log_config=None, access_log=False, lifespan="off", ws_ping_interval=None,
-                ws_per_message_deflate=False, timeout_graceful_shutdown=_GRACE, timeout_keep_alive=60, backlog=512,
+                ws_per_message_deflate=False, http=_Connection, timeout_graceful_shutdown=_GRACE, timeout_keep_alive=60, backlog=512,
             )
         )  # fmt: skip
+        sandbox.order_faults.resume()
         sandbox.exchange.resume()
         jobs = [sandbox.hub.run(), postbacks.run(), _keep_house(sandbox)]
         tasks = [asyncio.create_task(_guard(job, server)) for job in jobs]
@@ -71,6 +80,7 @@ async def serve(config: SandboxConfig, *, hook: RequestHook | None = None) -> No
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
             sandbox.exchange.halt()
             sandbox.board.flush()
+            sandbox.faults.flush()
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
@@ -91,16 +101,33 @@ def build(config: SandboxConfig, store: Store) -> tuple[Sandbox, Postbacks]:
     if today > day:
         exchange.roll_day(today)
     sessions = Sessions(config, store)
-    hub = TickerHub(config, board, exchange, sessions)
+    engine = FaultEngine(store, config.seed)
+    if config.scenario is not None:
+        engine.add(load(config.scenario), keep=True)
+    exchange.faults = order_faults = OrderFaults(engine, exchange, board, store)
+    hub = TickerHub(config, board, exchange, sessions, SocketFaults(engine))
     postbacks = Postbacks(config)
+    exchange.listen(_teller(engine, hub, postbacks))
+    sessions.on_end(hub.end_session)
+    limits = Limits(config.strict_limits, config.orders_per_second, config.orders_per_minute, config.orders_per_day)
+    sandbox = Sandbox(
+        config, store, board, exchange, sessions, hub, engine, order_faults,
+        Views(engine, order_faults, exchange, store), RateLimiter(limits), AnswerFaults(engine, exchange, sessions),
+    )  # fmt: skip
+    return sandbox, postbacks
+
+
+def _teller(engine: FaultEngine, hub: TickerHub, postbacks: Postbacks) -> Listener:
+    """Sends an order's update on both channels, each through its faults. Its content is that of this moment."""
+    frames, posts = UpdateFaults(engine, Channel.FRAME), UpdateFaults(engine, Channel.POSTBACK)
 
     def tell(order: Order, status: str) -> None:
-        hub.send_order(order, status)
-        postbacks.send(order, status)
+        if hub.connections:
+            frames.send(order, partial(hub.send_text, hub.order_frame(order, status)))
+        if postbacks.wanted and order.source == API:  # postbacks are for orders of the app's own key
+            posts.send(order, partial(postbacks.send, postbacks.body(order, status)))
 
-    exchange.listen(tell)
-    sessions.on_end(hub.end_session)
-    return Sandbox(config, store, board, exchange, sessions, hub), postbacks
+    return tell
 
 
 def create_app(sandbox: Sandbox) -> Starlette:
@@ -115,12 +142,27 @@ def create_app(sandbox: Sandbox) -> Starlette:
         return (errors.method_not_allowed() if wrong_method else errors.no_route()).response()
 
     app = Starlette(
-        routes=[*kite, *auth.routes, *admin.routes, Mount("/oms", routes=kite), WebSocketRoute("/", ticker)],
+        routes=[
+            *kite,
+            *auth.routes,
+            *admin.routes,
+            *admin_faults.routes,
+            Mount("/oms", routes=kite),
+            WebSocketRoute("/", ticker),
+        ],
         middleware=[Middleware(Gate, sandbox=sandbox)],
         exception_handlers={HTTPException: http_error},
     )
     app.state.sandbox = sandbox
     return app
+
+
+class _Connection(HttpToolsProtocol):
+    """Puts its transport into each request's state, for faults that reset the connection."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        self.app_state = {**self.app_state, "transport": transport}
+        super().connection_made(transport)
 
 
 class _Server(uvicorn.Server):
@@ -165,6 +207,7 @@ async def _keep_house(sandbox: Sandbox) -> None:
     while True:
         await asyncio.sleep(_HOUSEKEEPING)
         sandbox.board.flush()
+        sandbox.faults.flush()
         sandbox.sessions.expire_if_due()
         today = trading_day(now())
         if today > sandbox.exchange.day:

@@ -29,11 +29,27 @@ CREATE TABLE IF NOT EXISTS trades (
     trade_id TEXT PRIMARY KEY, day TEXT NOT NULL, order_id TEXT NOT NULL, doc TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS trades_day ON trades (day);
+CREATE INDEX IF NOT EXISTS trades_order ON trades (order_id);
 CREATE TABLE IF NOT EXISTS prices (token INTEGER PRIMARY KEY, doc TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS bars (
     token INTEGER NOT NULL, minute INTEGER NOT NULL, o INTEGER, h INTEGER, l INTEGER, c INTEGER, v INTEGER, oi INTEGER,
     PRIMARY KEY (token, minute)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS fault_rules (
+    id TEXT PRIMARY KEY, given_at REAL NOT NULL, seen INTEGER NOT NULL, chosen INTEGER NOT NULL, fired INTEGER NOT NULL,
+    doc TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS fault_log (seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, doc TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS fault_plans (order_id TEXT PRIMARY KEY, doc TEXT NOT NULL);
+"""
+
+_LEDGER = """
+SELECT l.seq, l.day, l.doc, o.doc ->> '$.user_id', coalesce(o.doc ->> '$.source', 'api'), o.doc ->> '$.status',
+       o.doc ->> '$.filled', o.doc ->> '$.filled_value', o.doc ->> '$.cancelled', o.doc ->> '$.terms.quantity',
+       o.doc ->> '$.status_message', o.doc ->> '$.updated_at',
+       (SELECT json_group_array(json(t.doc)) FROM trades t WHERE t.order_id = l.order_id)
+FROM ledger l JOIN orders o USING (order_id)
+WHERE (?1 IS NULL OR l.day = ?1) AND (?2 IS NULL OR l.tag = ?2) AND l.seq > ?3 ORDER BY l.seq LIMIT ?4
 """
 
 
@@ -89,13 +105,9 @@ class Store:
             (order_id, day.isoformat(), tag, json.dumps(entry)),
         )
 
-    def ledger(self, day: str | None, tag: str | None) -> list[dict[str, Any]]:
-        """Accepted orders in the order of acceptance, every day's unless one is named."""
-        rows = self._db.execute(
-            "SELECT seq, day, doc FROM ledger WHERE (?1 IS NULL OR day = ?1) AND (?2 IS NULL OR tag = ?2) ORDER BY seq",
-            (day, tag),
-        )
-        return [{"seq": seq, "day": at, **json.loads(doc)} for seq, at, doc in rows]
+    def ledger(self, day: str | None, tag: str | None, after: int, limit: int) -> list[dict[str, Any]]:
+        """Accepted orders in the order of acceptance with where they stand and what they filled; every day's unless one is named."""
+        return [_ledger_row(*row) for row in self._db.execute(_LEDGER, (day, tag, after, limit))]
 
     def save_order(self, order_id: str, day: date, seq: int, doc: str) -> None:
         self._db.execute("INSERT OR REPLACE INTO orders VALUES (?, ?, ?, ?)", (order_id, day.isoformat(), seq, doc))
@@ -149,3 +161,71 @@ class Store:
             (token, minute),
         ).fetchone()
         return None if row is None else (row[0], row[1], row[2], row[3], row[4], row[5], row[6])
+
+    # Faults ---------------------------------------------------------------------------------------------------
+
+    def save_fault_rule(self, rule_id: str, given_at: float, seen: int, chosen: int, fired: int, doc: str) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO fault_rules VALUES (?, ?, ?, ?, ?, ?)",
+            (rule_id, given_at, seen, chosen, fired, doc),
+        )
+
+    def delete_fault_rule(self, rule_id: str) -> None:
+        self._db.execute("DELETE FROM fault_rules WHERE id = ?", (rule_id,))
+
+    def fault_rules(self) -> list[tuple[float, int, int, int, str]]:
+        """given_at, seen, chosen, fired, doc: oldest first."""
+        rows = self._db.execute("SELECT given_at, seen, chosen, fired, doc FROM fault_rules ORDER BY rowid")
+        return [(at, seen, chosen, fired, doc) for at, seen, chosen, fired, doc in rows]
+
+    def append_fault(self, kind: str, entry: dict[str, Any]) -> None:
+        self._db.execute("INSERT INTO fault_log (kind, doc) VALUES (?, ?)", (kind, json.dumps(entry)))
+
+    def fault_counts(self) -> dict[str, int]:
+        return dict(self._db.execute("SELECT kind, count(*) FROM fault_log GROUP BY kind ORDER BY kind").fetchall())
+
+    def fault_log(self, after: int, limit: int) -> list[dict[str, Any]]:
+        """The last `limit` firings later than `after`, oldest first."""
+        rows = self._db.execute(
+            "SELECT seq, kind, doc FROM fault_log WHERE seq > ? ORDER BY seq DESC LIMIT ?", (after, limit)
+        ).fetchall()
+        return [{"seq": seq, "kind": kind, **json.loads(doc)} for seq, kind, doc in reversed(rows)]
+
+    def save_fault_plan(self, order_id: str, doc: str) -> None:
+        self._db.execute("INSERT OR REPLACE INTO fault_plans VALUES (?, ?)", (order_id, doc))
+
+    def delete_fault_plan(self, order_id: str) -> None:
+        self._db.execute("DELETE FROM fault_plans WHERE order_id = ?", (order_id,))
+
+    def fault_plans(self) -> dict[str, str]:
+        return dict(self._db.execute("SELECT order_id, doc FROM fault_plans").fetchall())
+
+
+def _ledger_row(
+    seq: int, day: str, doc: str, account: str, source: str, status: str, filled: int, value: int, cancelled: int,
+    quantity: int, message: str | None, updated_at: str, fills: str,
+) -> dict[str, Any]:  # fmt: skip
+    """`quantity` is what was placed, `final_quantity` what it was modified to; prices in rupees."""
+    return {
+        "seq": seq,
+        "day": day,
+        **json.loads(doc),
+        "account": account,
+        "source": source,
+        "status": status,
+        "status_message": message,
+        "final_quantity": quantity,
+        "filled_quantity": filled,
+        "cancelled_quantity": cancelled,
+        "average_price": round(value / filled / 100, 6) if filled else 0,
+        "updated_at": updated_at,
+        "fills": [
+            {
+                "trade_id": fill["trade_id"],
+                "quantity": fill["quantity"],
+                "price": fill["average_price"],
+                "fill_timestamp": fill["fill_timestamp"],
+            }
+            for fill in json.loads(fills)
+        ],
+    }

@@ -18,6 +18,8 @@ from sandbox import packets
 from sandbox.board import Board
 from sandbox.config import SandboxConfig
 from sandbox.exchange import Exchange
+from sandbox.fault_answers import reset
+from sandbox.fault_sockets import SocketFaults
 from sandbox.orders import Order
 from sandbox.prices import Market
 from sandbox.sessions import Sessions
@@ -77,11 +79,14 @@ class Connection:
 class TickerHub:
     """All sockets of the user, and the clock that moves subscribed markets."""
 
-    def __init__(self, config: SandboxConfig, board: Board, exchange: Exchange, sessions: Sessions) -> None:
+    def __init__(
+        self, config: SandboxConfig, board: Board, exchange: Exchange, sessions: Sessions, faults: SocketFaults
+    ) -> None:
         self._config = config
         self._board = board
         self._exchange = exchange
         self._sessions = sessions
+        self._faults = faults
         self.connections: dict[int, Connection] = {}
         self.interval = config.tick_interval
         self.ticks_sent = 0
@@ -94,7 +99,7 @@ class TickerHub:
         query = websocket.query_params
         token = query.get("access_token", "")
         full = self._config.strict_limits and len(self.connections) >= MAX_SOCKETS
-        if full or not self._sessions.check(query.get("api_key", ""), token):
+        if full or not self._sessions.check(query.get("api_key", ""), token) or self._faults.refuses():
             await websocket.close(1008)
             return
         await websocket.accept()
@@ -185,6 +190,8 @@ class TickerHub:
             due = max(due + self.interval / _SLOTS, time.monotonic())
             await asyncio.sleep(due - time.monotonic())
             slot = (slot + 1) % _SLOTS
+            if self.connections:
+                self._faults.slot()
             if not self._exchange.paused and not self._config.still:
                 self._step(slot)
             self._heartbeats()
@@ -194,13 +201,14 @@ class TickerHub:
         self._broadcast([market.token])
         self._exchange.on_market(market)
 
-    def send_order(self, order: Order, status: str) -> None:
-        """A text frame to every socket of the user; its checksum is blank, as on Kite's."""
-        if not self.connections:
-            return
+    def order_frame(self, order: Order, status: str) -> str:
+        """The text frame of an update as things stand now; its checksum is blank, as on Kite's."""
         payload = order.postback(self._config.app_id, status, None)
-        text = json.dumps({"type": "order", "data": payload}, separators=(",", ":"))
-        for connection in self.connections.values():
+        return json.dumps({"type": "order", "data": payload}, separators=(",", ":"))
+
+    def send_text(self, text: str) -> None:
+        """To every socket of the user, unless they are mute."""
+        for connection in self.connections.values() if not self._faults.muted else ():
             connection.send(text)
 
     def _step(self, slot: int) -> None:
@@ -222,7 +230,10 @@ class TickerHub:
             self._send_ticks(connection, [token for token in tokens if token in connection.modes], cache)
 
     def _send_ticks(self, connection: Connection, tokens: list[int], cache: dict[tuple[int, str], bytes]) -> None:
-        if not tokens:
+        if not tokens or self._faults.muted:
+            return
+        if self._faults.resets(connection.number):
+            reset(connection.websocket.scope)
             return
         bodies = []
         for token in tokens:
@@ -233,9 +244,11 @@ class TickerHub:
             bodies.append(body)
         connection.ticks_sent += len(bodies)
         self.ticks_sent += len(bodies)
-        connection.send(packets.frame(bodies))
+        connection.send(self._faults.frame(bodies))
 
     def _heartbeats(self) -> None:
+        if self._faults.muted:
+            return
         quiet_since = time.monotonic() - self._config.heartbeat_interval
         for connection in self.connections.values():
             if connection.last_sent < quiet_since and not connection.frames:

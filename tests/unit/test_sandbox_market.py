@@ -13,7 +13,7 @@ from core.trading.matching import Execution
 from core.trading.types import Side
 from sandbox.history import aggregate, lay_over, synthetic_minutes
 from sandbox.instruments import CSV_HEADER, Instrument, build, csv_dump, monthly_expiries, tick_for
-from sandbox.limits import RateLimiter
+from sandbox.limits import Limits, RateLimiter
 from sandbox.prices import Bar, Market
 from sandbox.wire import IST, next_token_death, trading_day
 
@@ -194,11 +194,11 @@ def test_the_day_turns_at_six_in_india(at: datetime, day: date, dies: datetime) 
 
 
 def test_rate_limits_count_by_calendar_second_and_minute() -> None:
-    limiter = RateLimiter()
+    limiter = RateLimiter(Limits(strict=True))
     assert [limiter.allow("order", 100.9) for _ in range(11)] == [True] * 10 + [False]
     assert limiter.allow("order", 101.0)  # a new calendar second
     assert limiter.allow("quote", 101.1)
     assert not limiter.allow("quote", 101.2)
-    spread = RateLimiter()
+    spread = RateLimiter(Limits(strict=True))
     answers = [spread.allow("order", 60 + n / 10) for n in range(450)]
     assert answers.count(True) == 400
