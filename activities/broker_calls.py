@@ -41,6 +41,10 @@ _UNPLACEABLE = {
 }
 
 
+class _InDoubt(Exception):
+    """An exit was not claimed: another order of its position is in doubt, so nobody knows what is left to exit."""
+
+
 @dataclass(slots=True)
 class BrokerCalls:
     """The activities of one broker's two queues."""
@@ -67,7 +71,13 @@ class BrokerCalls:
                 return self._report(ended)
             if not await self.pacer.acquire(urgent=found.intent is Intent.EXIT, timeout_s=place.durations.pacer_wait):
                 raise _again("PacerBusy", "no token of the broker's rate limit became free")
-            return self._report(await self._claim_and_send(found, place))
+            if _stopping():
+                raise _again("Stopping", "this worker stops before the claim; the next one sends")
+            try:
+                return self._report(await self._claim_and_send(found, place))
+            except _InDoubt as doubt:
+                log.warning("an exit waits", reason=str(doubt))
+                return view(found, waits=str(doubt))
 
     @activity.defn(name=order_work.LOOK_AT_BOOK)
     async def look_at_book(self, look: LookInput) -> OrderView:
@@ -148,6 +158,8 @@ class BrokerCalls:
             raise _again("LeaseLost", "another process holds the broker's lease now", 1.0)
         if claim.result is ClaimResult.ALREADY:
             return await self._claimed_before(place)
+        if claim.result is ClaimResult.IN_DOUBT:
+            raise _InDoubt(claim.told)
         status, reason = _UNPLACEABLE[claim.result]
         return await self.journal.end_unsent(place.order_id, status, reason)
 
@@ -270,7 +282,12 @@ def _sick(book: Book, day: date, account: str, known: set[str]) -> str | None:
 
 
 def view(
-    found: JournalOrder, *, lagging: bool = False, evidence: str | None = None, missing: bool = False
+    found: JournalOrder,
+    *,
+    lagging: bool = False,
+    evidence: str | None = None,
+    missing: bool = False,
+    waits: str | None = None,
 ) -> OrderView:
     """What the workflow needs to know of an order."""
     order = found.order
@@ -288,6 +305,7 @@ def view(
         missing=missing,
         short=exit_is_short(found),
         evidence=evidence,
+        waits=waits,
     )
 
 
@@ -309,6 +327,11 @@ def _request(found: JournalOrder, quantity: int, deadline: float) -> PlaceReques
         trigger_price=order["trigger_price"],
         deadline=deadline,
     )
+
+
+def _stopping() -> bool:
+    """A worker that was asked to stop has no time for the broker's answer to a send it has not begun."""
+    return activity.is_worker_shutdown()
 
 
 def _again(kind: str, message: str, seconds: float | None = None) -> ApplicationError:

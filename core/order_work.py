@@ -31,6 +31,7 @@ HINT = "hint"
 COMMAND = "command"
 
 URGENT = 1
+COMMANDED = 2
 NORMAL = 3
 """Temporal task priorities: 1 overtakes everything waiting in the same queue."""
 
@@ -65,6 +66,8 @@ class OrderView(_Model):
     short: bool = False
     """An exit that ended before its goal."""
     evidence: str | None = None
+    waits: str | None = None
+    """Why an exit is not sent yet: another order of its instrument is in doubt."""
 
 
 class CommandInput(_Model):
@@ -141,7 +144,6 @@ class LateRowInput(_Model):
     """A row of the broker's book with one of our tags, of a send that was given up or an order that has ended."""
 
     broker_order_id: str
-    durations: OrderDurations
 
 
 class LateRowView(_Model):

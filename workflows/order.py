@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from temporalio import workflow
@@ -16,11 +17,33 @@ from temporalio.exceptions import FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from core import order_work as work
-    from core.order_work import AlertInput, BrokerHint, LookInput, OrderInput, OrderView, PlaceInput
+    from core.order_work import (
+        AlertInput,
+        BrokerHint,
+        CommandCall,
+        CommandInput,
+        CommandNext,
+        CommandResult,
+        LookInput,
+        OrderInput,
+        OrderView,
+        PlaceInput,
+    )
     from core.routing import broker_queue, urgent_queue
+    from core.trading.commands import CommandKind
     from core.trading.types import Intent, OrderStatus
 
 _FOLLOWED = frozenset({OrderStatus.SUBMITTED, OrderStatus.ACKED, OrderStatus.PARTIALLY_FILLED})
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A command without an outcome, and when to go on with it: at `due`, or when the order no longer stands as at `seen`."""
+
+    command: CommandInput
+    due: datetime | None = None
+    seen: tuple[OrderStatus, int, str | None] | None = None
+    tries: int = 0
 
 
 @workflow.defn(name=work.ORDER_WORKFLOW)
@@ -41,12 +64,21 @@ class OrderWorkflow:
         self.more_to_publish = False
         self.alerts: list[asyncio.Task[Any]] = []
         self.shown: tuple[OrderStatus, str | None] = (OrderStatus.PENDING, None)
+        self.asked = [_Asked(command) for command in order.commands]
 
     @workflow.signal(name=work.HINT)
     def hint(self, hint: BrokerHint) -> None:
         """The broker said something about this order. Said twice or late does no harm: the book is what counts."""
         self.hints += 1
         self.looks = 0
+
+    @workflow.signal(name=work.COMMAND)
+    def command(self, command: CommandInput) -> None:
+        """Somebody journalled a command. Told twice it is one; a cancel goes before all else."""
+        if any(asked.command.request_id == command.request_id for asked in self.asked):
+            return
+        at = 0 if command.kind is CommandKind.CANCEL else len(self.asked)
+        self.asked.insert(at, _Asked(command))
 
     @workflow.run
     async def run(self, order: OrderInput) -> OrderView:
@@ -63,9 +95,14 @@ class OrderWorkflow:
                 )
                 continue
             if self._wants_a_new_run():
-                workflow.continue_as_new(
-                    order.model_copy(update={"resumed": self.view, "story": tuple(self.story[-40:])})
-                )
+                carried = {
+                    "resumed": self.view,
+                    "story": tuple(self.story[-40:]),
+                    "commands": tuple(asked.command for asked in self.asked),
+                }
+                workflow.continue_as_new(order.model_copy(update=carried))
+        while self.asked:
+            await self._carry_out(self.asked[0])
         if self.behind is not None:
             await self.behind
         await asyncio.gather(*self.alerts)
@@ -79,7 +116,10 @@ class OrderWorkflow:
     # the steps ---------------------------------------------------------------------------------------------------
 
     async def _step(self) -> None:
-        if self.view.status is OrderStatus.PENDING:
+        due = self._due()
+        if due is not None:
+            await self._carry_out(due)
+        elif self.view.status is OrderStatus.PENDING:
             await self._place()
         elif self.view.status is OrderStatus.UNKNOWN:
             await self._resolve()
@@ -90,6 +130,13 @@ class OrderWorkflow:
 
     async def _place(self) -> None:
         """Claim and send. Retried by Temporal for as long as nothing left for certain; an entry grows too old meanwhile."""
+        if self.view.waits is not None:
+            durations = self.order.durations
+            pause = min(durations.retry_longest * 2 ** min(self.looks, 12), durations.look_longest)
+            await self._until(lambda: False, pause, "try again to exit")
+            if self._due() is not None:
+                return
+            self.looks += 1
         await self._call(
             work.PLACE_ORDER,
             PlaceInput(order_id=self.order.order_id, send_no=self.view.send_no, durations=self.order.durations),
@@ -103,6 +150,8 @@ class OrderWorkflow:
         longest = durations.first_look if self.view.lagging else durations.look_longest
         pause = min(durations.first_look * 2 ** min(self.looks, 12), longest)
         await self._until(lambda: self.hints > self.hints_served, pause, "fallback look at the book")
+        if self._due() is not None:
+            return
         self.hints_served = self.hints
         self.looks += 1
         await self._call(work.LOOK_AT_BOOK, self._look(), summary="read the book", urgent=True)
@@ -112,6 +161,8 @@ class OrderWorkflow:
         durations = self.order.durations
         pause = min(durations.lookup_first * 2 ** min(self.looks, 12), durations.absence_spacing)
         await self._until(lambda: self.hints > self.hints_served, pause, "next look-up by tag")
+        if self._due() is not None:
+            return
         self.hints_served = self.hints
         self.looks += 1
         await self._call(work.LOOK_UP_BY_TAG, self._look(), summary="look up by tag", urgent=True)
@@ -121,11 +172,66 @@ class OrderWorkflow:
         await self._until(
             lambda: self.hints > self.hints_served, self.order.durations.look_longest * 5, "waiting for a person"
         )
+        if self._due() is not None:
+            return
         self.hints_served = self.hints
         if self.view.broker_order_id is None:
             await self._call(work.LOOK_UP_BY_TAG, self._look(), summary="look up by tag", urgent=True)
         else:
             await self._call(work.LOOK_AT_BOOK, self._look(), summary="read the book", urgent=True)
+
+    # commands ----------------------------------------------------------------------------------------------------
+
+    def _stands(self) -> tuple[OrderStatus, int, str | None]:
+        return self.view.status, self.view.send_no, self.view.broker_order_id
+
+    def _due(self) -> _Asked | None:
+        """The first command to go on with now."""
+        now = workflow.now()
+        for asked in self.asked:
+            new = asked.due is None and asked.seen is None
+            if new or (asked.due is not None and asked.due <= now) or asked.seen not in (None, self._stands()):
+                return asked
+        return None
+
+    def _until_due(self, seconds: float) -> float:
+        """`seconds`, or less where a command is due before."""
+        now = workflow.now()
+        waits = [(asked.due - now).total_seconds() for asked in self.asked if asked.due is not None]
+        return max(min([seconds, *waits]), 0.001)
+
+    async def _carry_out(self, asked: _Asked) -> None:
+        """Go on with one command; what it changed of the order is shown and published."""
+        durations = self.order.durations
+        result = await workflow.execute_activity(
+            work.CARRY_OUT,
+            CommandCall(
+                request_id=asked.command.request_id, order_id=self.order.order_id, durations=self.order.durations
+            ),
+            result_type=CommandResult,
+            task_queue=urgent_queue(self.order.broker),
+            start_to_close_timeout=timedelta(seconds=durations.place_timeout),
+            heartbeat_timeout=timedelta(seconds=durations.heartbeat),
+            retry_policy=self._soon(),
+            summary=f"{asked.command.kind.lower()} asked by a person or program",
+            priority=Priority(priority_key=work.COMMANDED),
+        )
+        before, self.view = self.view, result.view
+        asked.due = asked.seen = None
+        if result.next is CommandNext.DONE:
+            self.asked.remove(asked)
+        elif result.next is CommandNext.WHEN_KNOWN:
+            asked.seen = self._stands()
+        else:
+            pause = min(durations.first_look * 2 ** min(asked.tries, 12), durations.retry_longest * 2)
+            asked.due = workflow.now() + timedelta(seconds=pause)
+        asked.tries += 1
+        if asked.tries == 1 or result.next is CommandNext.DONE:
+            self._tell(asked.command.kind.lower(), result.told)
+        if self.view != before:
+            self._show(before)
+        if self.view != before or result.next is CommandNext.DONE:
+            await self._publish()
 
     # how ---------------------------------------------------------------------------------------------------------
 
@@ -138,31 +244,50 @@ class OrderWorkflow:
         )
 
     async def _until(self, condition: Callable[[], bool], seconds: float, why: str) -> None:
+        """Wait for `condition`, for a command that is due, or for so long."""
+        timeout = timedelta(seconds=self._until_due(seconds))
         try:
-            await workflow.wait_condition(condition, timeout=timedelta(seconds=seconds), timeout_summary=why)
+            await workflow.wait_condition(
+                lambda: condition() or self._due() is not None, timeout=timeout, timeout_summary=why
+            )
         except TimeoutError:
             return
 
     async def _call(self, name: str, argument: PlaceInput | LookInput, *, summary: str, urgent: bool) -> None:
-        """One broker activity, then whatever it changed is shown and published."""
+        """One broker activity, then whatever it changed is shown and published. A new command does not wait for it."""
         durations = self.order.durations
         queue = urgent_queue(self.order.broker) if urgent else broker_queue(self.order.broker)
-        view = await workflow.execute_activity(
+        handle = workflow.start_activity(
             name,
             argument,
             result_type=OrderView,
             task_queue=queue,
             start_to_close_timeout=timedelta(seconds=durations.place_timeout),
             heartbeat_timeout=timedelta(seconds=durations.heartbeat),
-            retry_policy=RetryPolicy(
-                initial_interval=timedelta(seconds=durations.retry_first),
-                maximum_interval=timedelta(seconds=durations.retry_longest),
-            ),
+            retry_policy=self._soon(),
             summary=summary,
             priority=Priority(priority_key=work.URGENT if urgent else work.NORMAL),
         )
-        before, self.view = self.view, view
-        if view != before:
+        try:
+            while not handle.done():
+                await workflow.wait_condition(lambda: handle.done() or self._due() is not None)
+                due = None if handle.done() else self._due()
+                if due is None:
+                    continue
+                stood = self._stands()
+                await self._carry_out(due)
+                if self.view.status.is_end or (name != work.PLACE_ORDER and self._stands() != stood):
+                    break  # what this call was for is settled: its answer would be of yesterday
+        except (asyncio.CancelledError, FailureError):
+            handle.cancel()
+            await handle
+            raise
+        if not handle.done():
+            handle.cancel()
+            await workflow.wait([handle])
+            return
+        before, self.view = self.view, handle.result()
+        if self.view != before:
             self._show(before)
             await self._publish()
 
@@ -189,6 +314,12 @@ class OrderWorkflow:
                 f"{name}: {view.evidence}",
                 "Look at the order in Kite; it is followed until its day ends.",
             )
+        if view.waits is not None and before.waits is None:
+            self._alert(
+                "exit_waits",
+                f"{name}: {view.waits}",
+                "Settle that order first: `alpha-panda resolve` if a person must.",
+            )
         if view.status is before.status:
             return
         if view.status is OrderStatus.UNKNOWN:
@@ -199,7 +330,7 @@ class OrderWorkflow:
             )
         elif view.status is OrderStatus.UNRESOLVED:
             self._alert(
-                "order_unresolved", f"{name}: {view.reason}", "Look at the order in Kite and decide what became of it."
+                "order_unresolved", f"{name}: {view.reason}", "Look at it in Kite, then `alpha-panda resolve ORDER`."
             )
         elif view.short:
             why = f"{name} ended {view.status} at {view.filled_quantity}/{view.quantity}: {view.reason}"
@@ -281,6 +412,13 @@ class OrderWorkflow:
                 retry_policy=self._forever(),
                 summary="publish events that wait for the log",
             )
+
+    def _soon(self) -> RetryPolicy:
+        """Of calls to the broker: for ever, at short intervals."""
+        return RetryPolicy(
+            initial_interval=timedelta(seconds=self.order.durations.retry_first),
+            maximum_interval=timedelta(seconds=self.order.durations.retry_longest),
+        )
 
     def _forever(self) -> RetryPolicy:
         return RetryPolicy(

@@ -16,12 +16,13 @@ import asyncpg
 
 from core.brokers import paper_rows as rows
 from core.brokers import paper_statements as sql
-from core.brokers.paper_database import PaperDatabase, Statement, is_away
+from core.brokers.paper_database import PaperDatabase, is_away
 from core.brokers.port import Book, BookRow, BrokerPosition, BrokerProfile, Funds, PlaceRequest, Trade
 from core.clock import trading_day, utc_now
 from core.config import Settings
 from core.errors import NotPlaced, OutcomeUnknown
 from core.routing import account
+from core.storage.statements import Statement
 from core.trading.types import Broker, OrderType, Validity
 
 ANSWER_S = 7.0

@@ -135,6 +135,15 @@ class BrokerProfile:
     modifications: int | None
     read_spacing_s: float = 0.0
     reads_by_id: bool = False
+    delivers: bool = False
+    """CNC positions become holdings overnight and leave the positions (kite.trade/docs/connect/v3/portfolio)."""
+    commands_per_second: int | None = None
+    """Cancels and modifies together: counted apart from orders, with the reads."""
+
+    @property
+    def commands(self) -> BrokerProfile:
+        """The limits of cancels and modifies, as a pacer reads them."""
+        return BrokerProfile(self.commands_per_second, 0, None, 0, None, 0, self.modifications)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from core.brokers.zerodha_session import Session, SessionWatcher
 from core.clock import trading_day, utc_now
 from core.config import Settings
 from core.errors import BrokerError, NotPlaced, OutcomeUnknown, SessionExpired, Transient
+from core.trading.commands import MODIFICATIONS
 from core.trading.types import Broker, OrderType
 
 T = TypeVar("T")
@@ -44,10 +45,13 @@ LIMITS = BrokerProfile(
     per_minute_reserved=80,
     per_day=5000,
     per_day_reserved=1000,
-    modifications=25,
+    modifications=MODIFICATIONS,
     read_spacing_s=0.25,
+    delivers=True,
+    commands_per_second=2,
 )
-"""Zerodha's order limits, with room to spare in the second (10 there), and what only exits and cancels may use."""
+"""Zerodha's order limits, with room to spare in the second (10 there), and what only exits and cancels may use. Reads of orders and
+trades (4 a second each) leave 2 of the 10 a second that all other endpoints share for cancels and modifies."""
 
 PART = "zerodha"
 

@@ -18,9 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from core.clock import trading_day, utc_now
 from core.storage.db import transient
 from core.storage.fills import lock_position
-from core.storage.journal import ORDERS, SENDS, Journal
+from core.storage.journal import FILLS, ORDERS, SENDS, Journal
 from core.storage.models import AccountRow, LeaseRow, table_of
-from core.trading.types import Intent, SendState, Side
+from core.trading.types import Intent, OrderStatus, SendState, Side
 
 ACCOUNTS = table_of(AccountRow)
 LEASES = table_of(LeaseRow)
@@ -40,6 +40,8 @@ class ClaimResult(StrEnum):
     """A cancel was asked before it was sent."""
     FLAT = "FLAT"
     """An exit with nothing left to exit."""
+    IN_DOUBT = "IN_DOUBT"
+    """An exit that cannot know what is left: another order of its position is UNKNOWN, UNRESOLVED or being sent."""
     NOT_OURS = "NOT_OURS"
     """The lease is another's now."""
 
@@ -48,6 +50,7 @@ class ClaimResult(StrEnum):
 class Claim:
     result: ClaimResult
     quantity: int = 0
+    told: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,10 @@ async def claim_send(journal: Journal, order_id: UUID, send_no: int, proof: Leas
         order = dict(row)
         quantity = order["quantity"] - order["filled_quantity"]
         if order["intent"] == Intent.EXIT:
-            quantity = min(quantity, await _left_to_exit(connection, order))
+            left, doubt = await _left_to_exit(connection, order)
+            quantity = min(quantity, left)
+            if doubt is not None and (quantity <= 0 or doubt.intent == Intent.ENTRY):
+                return Claim(ClaimResult.IN_DOUBT, told=doubt.told)
             if quantity <= 0:
                 return Claim(ClaimResult.FLAT)
         now = utc_now()
@@ -119,29 +125,58 @@ def _lease_is_ours(proof: LeaseProof) -> tuple[Any, ...]:
     )
 
 
-async def _left_to_exit(connection: AsyncConnection, order: dict[str, Any]) -> int:
-    """What is held in the exit's direction, minus what other exits that may be at the broker will still take.
+@dataclass(frozen=True, slots=True)
+class _Doubt:
+    intent: str
+    told: str
+
+
+async def _left_to_exit(connection: AsyncConnection, order: dict[str, Any]) -> tuple[int, _Doubt | None]:
+    """What is held in the exit's direction minus what other sends that may be at the broker will still take, and whether
+    another order of the position is in doubt.
 
     Locks the position's row first: two exits claiming at once take turns, and the second sees the first.
     """
     position = await lock_position(connection, order)
     held = -position.quantity * Side(order["side"]).sign
-    same = and_(
+    here = and_(
         ORDERS.c.instance == order["instance"],
         ORDERS.c.instrument_token == order["instrument_token"],
         ORDERS.c.product == order["product"],
-        ORDERS.c.intent == Intent.EXIT.value,
-        ORDERS.c.order_id != order["order_id"],
-        ORDERS.c.ended_at.is_(None),
     )
-    working = await connection.scalar(
-        select(func.coalesce(func.sum(SENDS.c.quantity - ORDERS.c.filled_quantity), 0))
-        .select_from(
-            ORDERS.join(SENDS, and_(SENDS.c.order_id == ORDERS.c.order_id, SENDS.c.send_no == ORDERS.c.send_no))
+    others = and_(here, ORDERS.c.order_id != order["order_id"], ORDERS.c.ended_at.is_(None))
+    booked = (
+        select(func.coalesce(func.sum(FILLS.c.quantity), 0))
+        .where(FILLS.c.order_id == SENDS.c.order_id, FILLS.c.broker_order_id == SENDS.c.broker_order_id)
+        .scalar_subquery()
+    )
+    rest = select(func.coalesce(func.sum(SENDS.c.quantity - booked), 0)).select_from(
+        ORDERS.join(SENDS, SENDS.c.order_id == ORDERS.c.order_id)
+    )
+    exits = ORDERS.c.intent == Intent.EXIT.value
+    working = rest.where(others, exits, SENDS.c.state.in_(_WORKING)).scalar_subquery()
+    late = rest.where(here, exits, SENDS.c.state == SendState.LATE).scalar_subquery()
+    taken = await connection.scalar(select(working + late))
+    doubtful = (
+        await connection.execute(
+            select(ORDERS.c.intent, ORDERS.c.status, ORDERS.c.order_id)
+            .join(SENDS, and_(SENDS.c.order_id == ORDERS.c.order_id, SENDS.c.send_no == ORDERS.c.send_no))
+            .where(
+                others,
+                or_(
+                    ORDERS.c.status.in_((OrderStatus.UNKNOWN, OrderStatus.UNRESOLVED)),
+                    and_(ORDERS.c.intent == Intent.ENTRY.value, SENDS.c.state == SendState.SENDING),
+                ),
+            )
+            .order_by(ORDERS.c.intent)
+            .limit(1)
         )
-        .where(same, SENDS.c.state.in_(_WORKING))
-    )
-    return held - int(working or 0)
+    ).first()
+    if doubtful is None:
+        return held - int(taken or 0), None
+    status = "being sent" if doubtful.status == OrderStatus.PENDING else doubtful.status
+    told = f"waits: {doubtful.intent} {doubtful.order_id} of the same position is {status}"
+    return held - int(taken or 0), _Doubt(doubtful.intent, told)
 
 
 async def _why_not(connection: AsyncConnection, order: dict[str, Any], send_no: int, proof: LeaseProof) -> ClaimResult:
