@@ -29,13 +29,14 @@ from sqlalchemy import (
     update,
 )
 
-from core.brokers.paper_database import PART, PaperDatabase, Statement, transient
+from core.brokers.paper_database import PaperDatabase, transient
 from core.brokers.paper_rows import CANCELLED, COMPLETE, OPEN, REJECTED
 from core.brokers.paper_statements import ORDERS
 from core.clock import trading_day, utc_now
 from core.errors import Transient
 from core.ids import derive
 from core.storage.models import ExchangeOrderRow, ExchangeTradeRow
+from core.storage.statements import PART, Statement
 from core.trading.matching import DepthLevel, Execution, MarketSnapshot, RestingOrder, consume, match, protection_price
 from core.trading.ticks import Tick
 from core.trading.types import OrderType, Side, Validity

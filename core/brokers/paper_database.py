@@ -6,38 +6,21 @@ Building an order's INSERT anew for every order cost more than running it. Never
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
-from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
-from sqlalchemy.sql import ClauseElement
 
 from core.config import Settings
 from core.errors import Transient
 from core.routing import postgres_credentials
 from core.storage.db import is_transient
+from core.storage.statements import PART, Statement
 from core.trading.types import Broker
 
-PART = "postgres"
 CONNECT_S = 5.0
 COMMAND_S = 15.0
-
-_DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
-
-
-class Statement:
-    """SQL text with its parameters by name."""
-
-    def __init__(self, clause: ClauseElement) -> None:
-        compiled = clause.compile(dialect=_DIALECT)
-        self.text = str(compiled)
-        self._names: Sequence[str] = compiled.positiontup or ()  # type: ignore[attr-defined]
-        self._defaults = compiled.params
-
-    def arguments(self, values: dict[str, Any]) -> list[Any]:
-        return [values[name] if name in values else self._defaults[name] for name in self._names]
 
 
 def is_away(error: BaseException) -> bool:

@@ -28,8 +28,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 
 from core.brokers import paper_rows as rows
-from core.brokers.paper_database import Statement
 from core.storage.models import MONEY, ExchangeOrderRow, ExchangeTradeRow
+from core.storage.statements import Statement
 from core.trading.types import OrderType, Side
 
 CHANNEL = "paper_exchange"

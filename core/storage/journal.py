@@ -5,15 +5,17 @@ Callers get a JournalOrder back; nothing here talks to a broker, the log or Temp
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import RowMapping, insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from core import ids
@@ -25,6 +27,7 @@ from core.storage.db import transient
 from core.storage.fills import book_fill
 from core.storage.journal_events import EVENT_OF, outgoing
 from core.storage.models import FillRow, OrderRow, OutgoingEventRow, SendRow, table_of
+from core.storage.statements import Statement, equal, given
 from core.trading.orders import SeenFill, SeenOrder, Step, check, fold_book, path
 from core.trading.types import Broker, Exchange, Intent, OrderStatus, SendState
 
@@ -61,26 +64,23 @@ class _Work:
 
     connection: AsyncConnection
     order: dict[str, Any]
-    sends: list[RowMapping]
+    sends: list[Mapping[str, Any]]
     events: list[dict[str, Any]] = field(default_factory=list)
     steps: list[OrderStatus] = field(default_factory=list)
     dirty: bool = False
 
     @property
-    def send(self) -> RowMapping:
+    def send(self) -> Mapping[str, Any]:
         return next(row for row in self.sends if row["send_no"] == self.order["send_no"])
 
     async def set_send(self, send_no: int, **values: Any) -> None:
-        await self.connection.execute(
-            update(SENDS).where(SENDS.c.order_id == self.order["order_id"], SENDS.c.send_no == send_no).values(**values)
-        )
-        await self.reload_sends()
+        """Change one send; `sends` then holds it as the database does."""
+        key = {"key_order_id": self.order["order_id"], "key_send_no": send_no}
+        changed = await _change_send(tuple(sorted(values))).rows(self.connection, **key, **values)
+        self.sends = [changed[0] if row["send_no"] == send_no else row for row in self.sends]
 
-    async def reload_sends(self) -> None:
-        rows = await self.connection.execute(
-            select(SENDS).where(SENDS.c.order_id == self.order["order_id"]).order_by(SENDS.c.send_no)
-        )
-        self.sends = list(rows.mappings())
+    async def add_send(self, **values: Any) -> None:
+        self.sends = [*self.sends, *await _ADD_SEND.rows(self.connection, **values)]
 
 
 class Journal:
@@ -95,7 +95,10 @@ class Journal:
     async def load(self, order_id: UUID) -> JournalOrder:
         """Raises NoSuchOrder, or Transient when the database is away."""
         async with transient("reading an order"), self.engine.connect() as connection:
-            return _result(await self._read(connection, order_id, lock=False))
+            orders = await _ORDER.read(connection, order_id=order_id)
+            return _result(
+                self._held(connection, orders, order_id, await _SENDS_OF.read(connection, order_id=order_id))
+            )
 
     async def find_by_hint(self, broker_order_id: str, tag: str | None) -> tuple[UUID, UUID] | None:
         """Our order behind a broker's id or our tag, and its correlation id; None for orders that are not ours."""
@@ -199,12 +202,8 @@ class Journal:
         """Bring an order to what the broker's book shows of it: transitions, fills, positions and events in one transaction."""
         async with self._work(order_id) as work:
             send = _send_of(work, broker_order_id)
-            rows = await work.connection.execute(
-                select(FILLS.c.trade_id, FILLS.c.quantity).where(
-                    FILLS.c.order_id == order_id, FILLS.c.broker_order_id == broker_order_id
-                )
-            )
-            booked: dict[str, int] = {row.trade_id: row.quantity for row in rows}
+            key = {"order_id": order_id, "broker_order_id": broker_order_id}
+            booked = {row["trade_id"]: row["quantity"] for row in await _BOOKED.rows(work.connection, **key)}
             steps = fold_book(
                 status=OrderStatus(work.order["status"]),
                 quantity=send["quantity"],
@@ -278,39 +277,41 @@ class Journal:
     async def _open_send(self, work: _Work, send_no: int) -> None:
         order = work.order
         order["send_no"] = send_no
-        await work.connection.execute(
-            insert(SENDS).values(
-                order_id=order["order_id"],
-                send_no=send_no,
-                tag=ids.order_tag(order["order_id"], send_no),
-                state=SendState.INTENT,
-                account=order["account"],
-                quantity=order["quantity"] - order["filled_quantity"],
-            )
+        await work.add_send(
+            order_id=order["order_id"],
+            send_no=send_no,
+            tag=ids.order_tag(order["order_id"], send_no),
+            state=SendState.INTENT,
+            account=order["account"],
+            quantity=order["quantity"] - order["filled_quantity"],
         )
-        await work.reload_sends()
         work.dirty = True
 
     @asynccontextmanager
     async def _work(self, order_id: UUID) -> AsyncIterator[_Work]:
         async with transient("writing the journal"), self.engine.begin() as connection:
-            work = await self._read(connection, order_id, lock=True)
+            found = (await connection.execute(_LOCKED_ORDER, {"order_id": order_id})).mappings().all()
+            work = self._held(connection, found, order_id, await _SENDS_OF.rows(connection, order_id=order_id))
             yield work
             if work.dirty:
-                values = {name: work.order[name] for name in _MUTABLE}
-                await connection.execute(update(ORDERS).where(ORDERS.c.order_id == order_id).values(**values))
-            if work.events:
-                await connection.execute(insert(EVENTS), work.events)
+                values = {f"new_{name}": work.order[name] for name in _MUTABLE}
+                await _CHANGE_ORDER.rows(connection, **values, order_id=order_id)
+            for event in work.events:
+                await _ADD_EVENT.rows(connection, **event | {"headers": json.dumps(event["headers"])})
 
-    async def _read(self, connection: AsyncConnection, order_id: UUID, *, lock: bool) -> _Work:
-        statement = select(ORDERS).where(ORDERS.c.order_id == order_id)
-        row = (await connection.execute(statement.with_for_update() if lock else statement)).mappings().one_or_none()
-        if row is None:
+    def _held(
+        self,
+        connection: AsyncConnection,
+        orders: Sequence[Any],
+        order_id: UUID,
+        sends: Sequence[Mapping[str, Any]],
+    ) -> _Work:
+        if not orders:
             raise NoSuchOrder(f"{self.broker} journal has no order {order_id}")
-        work = _Work(connection, dict(row), [])
-        await work.reload_sends()
-        return work
+        return _Work(connection, dict(orders[0]), list(sends))
 
+
+# statements ------------------------------------------------------------------------------------------------------
 
 _MUTABLE = (
     "status",
@@ -327,7 +328,34 @@ _MUTABLE = (
 )
 
 
-def _send_of(work: _Work, broker_order_id: str) -> RowMapping:
+_LOCKED_ORDER = select(ORDERS).where(*equal(ORDERS, "order_id")).with_for_update()
+"""Run through SQLAlchemy, which begins the transaction with it."""
+
+_ORDER = Statement(select(ORDERS).where(*equal(ORDERS, "order_id")))
+_SENDS_OF = Statement(select(SENDS).where(*equal(SENDS, "order_id")).order_by(SENDS.c.send_no))
+_BOOKED = Statement(select(FILLS.c.trade_id, FILLS.c.quantity).where(*equal(FILLS, "order_id", "broker_order_id")))
+_CHANGE_ORDER = Statement(
+    update(ORDERS).where(*equal(ORDERS, "order_id")).values(given(ORDERS, _MUTABLE, prefix="new_"))
+)
+_ADD_EVENT = Statement(insert(EVENTS).values(given(EVENTS, EVENTS.c.keys())))
+_ADD_SEND = Statement(
+    insert(SENDS)
+    .values(given(SENDS, ("order_id", "send_no", "tag", "state", "account", "quantity")))
+    .returning(*SENDS.columns)
+)
+
+
+@lru_cache(maxsize=64)
+def _change_send(names: tuple[str, ...]) -> Statement:
+    """Change these columns of one send. A handful of combinations exist."""
+    key = (
+        SENDS.c.order_id == bindparam("key_order_id", type_=SENDS.c.order_id.type),
+        SENDS.c.send_no == bindparam("key_send_no", type_=SENDS.c.send_no.type),
+    )
+    return Statement(update(SENDS).where(*key).values(given(SENDS, names)).returning(*SENDS.columns))
+
+
+def _send_of(work: _Work, broker_order_id: str) -> Mapping[str, Any]:
     """The send this broker order answers; the present one while its id is still unknown."""
     return next((row for row in work.sends if row["broker_order_id"] == broker_order_id), work.send)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
-
-from sqlalchemy import RowMapping
 
 from core import ids
 from core.events import topics
@@ -30,20 +28,20 @@ EVENT_OF: dict[OrderStatus, EventType] = {
 becomes FILLED without a fill only where somebody reduced it, in the broker's own app, to what was filled already."""
 
 
-def order_state(order: RowMapping | dict[str, Any], sends: Sequence[RowMapping]) -> OrderState:
+def order_state(order: Mapping[str, Any], sends: Sequence[Mapping[str, Any]]) -> OrderState:
     """The full state that every order event carries."""
     fields = {name: order[name] for name in OrderState.model_fields if name != "sends"}
     return OrderState(**fields, sends=tuple(_send_record(send) for send in sends))
 
 
-def _send_record(send: RowMapping) -> SendRecord:
+def _send_record(send: Mapping[str, Any]) -> SendRecord:
     return SendRecord(**{name: send[name] for name in SendRecord.model_fields})
 
 
 def outgoing(
     broker: Broker,
     order: dict[str, Any],
-    sends: Sequence[RowMapping],
+    sends: Sequence[Mapping[str, Any]],
     kind: EventType,
     fill: FillRecord | None = None,
 ) -> dict[str, Any]:
