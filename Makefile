@@ -6,7 +6,7 @@ BIN := .venv/bin
 ALPHA := $(BIN)/alpha-panda
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down run status logs lint format test bench clean
+.PHONY: help setup up down run status logs lint format test bench chaos clean
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  \033[1m%-8s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,10 @@ test: ## Install, lint, run every test layer on a stack of its own, stop it (ARG
 bench: ## Print figures: durable orders/s, latencies, ticks/s, memory, on a stack of its own
 	@$(BOOTSTRAP) test
 	@$(BIN)/pytest tests/performance -m bench -s -q $(ARGS)
+
+chaos: ## Kill, freeze and fault everything while both brokers trade; a referee judges (ORDERS=1000 SEED=…)
+	@$(BOOTSTRAP) test
+	@$(BIN)/python -m tests.chaos $(if $(ORDERS),--orders $(ORDERS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 clean: ## Remove what can be made again; data stays (DATA=1 removes it, after a typed confirmation)
 	@$(BOOTSTRAP) clean

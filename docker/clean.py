@@ -60,7 +60,7 @@ def clean(folder: Path, *, data: bool) -> None:
     Raises:
         Refused: something still runs, or the confirmation was not typed.
     """
-    test_homes = sorted(ROOT.glob(".test-home*"))
+    test_homes = sorted([*ROOT.glob(".test-home*"), *ROOT.glob(".chaos-home*")])
     for home in (folder, ROOT, *test_homes):
         if _alive(home):
             raise Refused(f"A stack still runs from {home}: `make down` first. Nothing was removed.")

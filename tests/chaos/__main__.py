@@ -1,0 +1,60 @@
+"""`make chaos [ORDERS=1000] [SEED=…]`: one run, its verdict and its scoreboard. Exit 0: no breach; 1: a breach, or too little was sent.
+
+Options for work on the run itself: --no-kills, --no-faults, --rate, --keep (leave the stack up), --no-docs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+
+from core.errors import StopTheStart
+from tests.chaos import home
+from tests.chaos.run import Options, Run
+
+ORDERS = 1000
+
+
+def main(arguments: list[str]) -> int:
+    options = _options(arguments)
+    try:
+        system = home.make()
+    except StopTheStart as error:
+        sys.stderr.write(f"chaos: {error}\n")
+        return 2
+    try:
+        system.up()
+        return asyncio.run(Run(system, options).go())
+    finally:
+        if not options.keep:
+            home.stop(system)
+
+
+def _options(arguments: list[str]) -> Options:
+    flags = argparse.ArgumentParser(prog="python -m tests.chaos", description=(__doc__ or "").splitlines()[0])
+    flags.add_argument("--orders", type=int, default=ORDERS, help="claimed sends, half of them a broker")
+    flags.add_argument(
+        "--seed", type=int, default=None, help="decides intents, faults and kills (default: from the clock)"
+    )
+    flags.add_argument("--rate", type=float, default=None, help="intents a second, over both brokers")
+    flags.add_argument("--no-kills", action="store_true")
+    flags.add_argument("--no-faults", action="store_true")
+    flags.add_argument("--keep", action="store_true", help="leave the stack running afterwards")
+    flags.add_argument("--no-docs", action="store_true", help="do not write docs/chaos.md")
+    given = flags.parse_args(arguments)
+    if given.orders < 2:
+        flags.error("--orders: at least 2, half a broker")
+    seed = given.seed if given.seed is not None else int(time.time()) % 1_000_000
+    return Options(
+        given.orders, seed, given.rate, not given.no_kills, not given.no_faults, given.keep, not given.no_docs
+    )
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # the Temporal SDK's runtime may crash the interpreter's own shutdown
