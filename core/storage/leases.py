@@ -22,6 +22,9 @@ from core.storage.models import LeaseRow, SharedLeaseRow
 EXPIRY_S = 6
 RENEW_S = 2.0
 
+FINISH_S = 9.0
+"""How long work may go on after a stop: longer than a broker's answer may take, shorter than a process may take to end."""
+
 log = logging.get(__name__)
 
 
@@ -113,12 +116,12 @@ class Lease:
             log.info("lease taken", lease=self.name, epoch=epoch)
             task = asyncio.ensure_future(work(epoch))
             try:
-                await self._keep(task, stop)
+                valid_until = await self._keep(task, stop, asyncio.get_running_loop().time() + EXPIRY_S)
                 if task.done():
                     task.result()
                     return
                 if stop.is_set():
-                    await self._finish(task)
+                    await self._finish(task, valid_until)
                     return
                 log.warning("lease lost; standing by", lease=self.name, epoch=epoch)
             finally:
@@ -141,31 +144,34 @@ class Lease:
             await _sleep(stop, 1.0)
         return None
 
-    async def _keep(self, task: asyncio.Future[None], stop: asyncio.Event) -> None:
-        """Renew until the work ends, the stop comes, or the lease is no longer surely ours."""
+    async def _keep(self, task: asyncio.Future[None], stop: asyncio.Event, valid_until: float) -> float:
+        """Renew until the work ends, the stop comes, or the lease is no longer surely ours; returns until when it surely is."""
         loop = asyncio.get_running_loop()
-        valid_until = loop.time() + EXPIRY_S
         stopping = asyncio.ensure_future(stop.wait())
         try:
             while True:
                 waiting: set[asyncio.Future[Any]] = {task, stopping}
                 await asyncio.wait(waiting, timeout=RENEW_S, return_when=asyncio.FIRST_COMPLETED)
                 if task.done() or stop.is_set():
-                    return
+                    return valid_until
                 asked = loop.time()
                 try:
                     if not await asyncio.wait_for(self.renew(), max(0.1, valid_until - asked)):
-                        return
+                        return 0.0
                     valid_until = asked + EXPIRY_S
                 except (Transient, TimeoutError):
                     if loop.time() >= valid_until:
-                        return
+                        return 0.0
         finally:
             stopping.cancel()
 
-    async def _finish(self, task: asyncio.Future[None]) -> None:
-        """After a stop, let the work end by itself while the lease is still ours."""
-        await asyncio.wait({task}, timeout=EXPIRY_S - 1)
+    async def _finish(self, task: asyncio.Future[None], valid_until: float) -> None:
+        """After a stop, let the work end by itself, for at most FINISH_S, while the lease is still ours."""
+        try:
+            async with asyncio.timeout(FINISH_S):
+                await self._keep(task, asyncio.Event(), valid_until)
+        except TimeoutError:
+            log.warning("the work did not end by itself: cancelled", lease=self.name, within_s=FINISH_S)
         if task.done():
             task.result()
 
