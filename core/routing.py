@@ -45,6 +45,15 @@ def order_workflow_id(broker: Broker, order_id: UUID) -> str:
     return f"{broker.value}-order-{order_id}"
 
 
+def reconcile_workflow_id(broker: Broker) -> str:
+    """The one long-lived workflow that compares a broker's account with its journal."""
+    return f"{broker.value}-reconcile"
+
+
+def kill_workflow_id(broker: Broker, kill_id: UUID) -> str:
+    return f"{broker.value}-kill-{kill_id}"
+
+
 def broker_lease(broker: Broker) -> str:
     """Name of the lease of the one process that talks to this broker's account."""
     return f"broker-{broker.value}"

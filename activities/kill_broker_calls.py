@@ -1,0 +1,220 @@
+"""What a kill switch's workflow may ask of the broker, run by the leased process alone: see the account, close what is not ours.
+
+Closes FOREIGN only where a person typed --include-foreign; each such send is claimed in the journal first and never repeated.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import structlog
+from temporalio import activity
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+
+from activities.heartbeats import beating
+from core import kill_work, logging
+from core.brokers.pacer import Pacer
+from core.brokers.port import Book, BookRow, BrokerPosition, PlaceRequest, Trader
+from core.brokers.reader import BookReader
+from core.clock import utc_now
+from core.errors import BrokerError, NotPlaced, OutcomeUnknown, Transient
+from core.kill_work import AccountOrder, AccountPosition, AccountSeen, KillInput
+from core.storage import kill_foreign as foreign
+from core.storage.claims import LeaseProof
+from core.storage.journal import Journal
+from core.storage.kill import open_business, read_kill, sends_known
+from core.storage.kill_foreign import ForeignExit
+from core.trading.types import OrderType, Side, Validity
+
+log = logging.get(__name__)
+
+MOST = 5
+"""Exits of one foreign position under one switch: what these do not close is a person's."""
+
+
+@dataclass(slots=True)
+class KillBrokerCalls:
+    """The activities of one broker's urgent queue that serve kill switches."""
+
+    journal: Journal
+    trader: Trader
+    reader: BookReader
+    pacer: Pacer
+    proof: LeaseProof
+
+    @activity.defn(name=kill_work.SEE_ACCOUNT)
+    async def see_account(self, kill: KillInput) -> AccountSeen:
+        """Positions and working orders, asked for now."""
+        structlog.contextvars.bind_contextvars(broker=kill.broker.value, correlation_id=str(kill.kill_id))
+        async with beating():
+            book, positions = await self._see()
+            return AccountSeen(
+                positions=tuple(
+                    AccountPosition(
+                        instrument=_name(row),
+                        product=row.product.value,
+                        quantity=row.quantity,
+                        instrument_token=row.instrument_token,
+                    )
+                    for row in positions
+                ),
+                working=tuple(
+                    AccountOrder(broker_order_id=row.broker_order_id, tags=row.tags, what=_what(row))
+                    for row in book.rows
+                    if not row.is_end
+                ),
+            )
+
+    async def _see(self) -> tuple[Book, Sequence[BrokerPosition]]:
+        try:
+            book = await self.reader.book(not_before=time.monotonic())
+            return book, await self.trader.positions()
+        except (BrokerError, Transient) as error:
+            raise _again(type(error).__name__, f"the account cannot be read: {error}") from error
+
+    @activity.defn(name=kill_work.CLOSE_FOREIGN)
+    async def close_foreign(self, kill: KillInput) -> tuple[str, ...]:
+        """Cancel orders and close positions that are not ours. Returns what could not be done, in words."""
+        structlog.contextvars.bind_contextvars(broker=kill.broker.value, correlation_id=str(kill.kill_id))
+        async with beating():
+            record = await read_kill(self.journal.engine, kill.kill_id)
+            if record is None or record.released_at is not None or not record.include_foreign:
+                return ()
+            book, positions = await self._see()
+            sends = await foreign.foreign_sends(self.journal.engine, kill.kill_id)
+            await self._follow(sends, book)
+            lost = _lost(kill, await foreign.foreign_sends(self.journal.engine, kill.kill_id))
+            told, working = await self._cancel(book, {row["tag"] for row in sends})
+            if working:
+                return (*lost, *told)
+            told += await self._close(kill, positions)
+            return (*lost, *told)
+
+    async def _follow(self, sends: list[dict[str, Any]], book: Book) -> None:
+        """Bring our foreign exits to what the book shows, looked up by their tags."""
+        for send in sends:
+            row = next((row for row in book.rows if send["tag"] in row.tags), None)
+            if row is None or send["state"] in {foreign.DONE, foreign.REFUSED}:
+                continue
+            state = foreign.DONE if row.is_end else foreign.SENT
+            answer = f"{row.status}, filled {row.filled_quantity}/{row.quantity}"
+            await foreign.note_foreign(
+                self.journal.engine, send["tag"], state, broker_order_id=row.broker_order_id, answer=answer
+            )
+
+    async def _cancel(self, book: Book, our_tags: set[str]) -> tuple[list[str], int]:
+        """Ask a cancel of every working order that is not ours; a cancel may be repeated. Returns troubles, and how many still work."""
+        rows = [row for row in book.rows if not row.is_end and not our_tags & set(row.tags)]
+        tags = [tag for row in rows for tag in row.tags]
+        known = await sends_known(self.journal.engine, tags, [row.broker_order_id for row in rows])
+        rows = [row for row in rows if not {row.broker_order_id, *row.tags} & known.keys()]
+        told: list[str] = []
+        for row in rows:
+            if not await self.pacer.acquire(urgent=True):
+                raise _again("PacerBusy", "no token of the broker's rate limit became free")
+            try:
+                await self.trader.cancel(row.broker_order_id)
+                log.warning("cancel of a foreign order asked", broker_order_id=row.broker_order_id, what=_what(row))
+            except (NotPlaced, OutcomeUnknown) as error:
+                told.append(f"cancel of {_what(row)} ({row.broker_order_id}): {error}")
+        return told, len(rows)
+
+    async def _close(self, kill: KillInput, positions: Sequence[BrokerPosition]) -> list[str]:
+        business = await open_business(self.journal.engine, kill.account)
+        ours: dict[tuple[str, str], int] = defaultdict(int)
+        for held in business.positions:
+            ours[held["instrument"], held["product"]] += held["quantity"]
+        moving = {(order["instrument"], order["product"]) for order in business.orders}
+        sends = await foreign.foreign_sends(self.journal.engine, kill.kill_id)
+        told: list[str] = []
+        for position in positions:
+            key = (_name(position), position.product.value)
+            mine = [row for row in sends if (row["instrument"], row["product"]) == key]
+            quantity = position.quantity - ours[key]
+            # Never past the broker's net: of a position that ours offset, only what the broker shows.
+            quantity = min(quantity, position.quantity) if position.quantity > 0 else max(quantity, position.quantity)
+            if quantity * position.quantity <= 0 or key in moving:
+                continue
+            if any(row["state"] in {foreign.SENDING, foreign.SENT} for row in mine):
+                continue  # its own exit is under way, or in doubt: the book tells, and a person where it does not
+            if len(mine) >= MOST:
+                told.append(f"{quantity:+d} {key[0]} {key[1]}: {MOST} exits did not close it ({mine[-1]['answer']})")
+                continue
+            told += await self._send(kill, position, abs(quantity), len(mine))
+        return told
+
+    async def _send(self, kill: KillInput, position: BrokerPosition, quantity: int, number: int) -> list[str]:
+        side = Side.SELL if position.quantity > 0 else Side.BUY
+        wanted = ForeignExit(
+            kill.kill_id, kill.account, _name(position), position.product.value, side.value, quantity, number
+        )
+        if not await self.pacer.acquire(urgent=True):
+            raise _again("PacerBusy", "no token of the broker's rate limit became free")
+        deadline = time.monotonic() + kill.durations.send_deadline
+        if not await foreign.claim_foreign(self.journal.engine, wanted, self.proof, kill.durations.send_deadline):
+            return [
+                f"the exit of {quantity} {wanted.instrument} could not be claimed: released, or another process leads"
+            ]
+        try:
+            broker_order_id = await self.trader.place(_request(position, side, wanted, deadline))
+        except NotPlaced as refusal:
+            await foreign.note_foreign(self.journal.engine, wanted.tag, foreign.REFUSED, answer=str(refusal))
+            return [f"{side} {quantity} {wanted.instrument}: {refusal}"]
+        except OutcomeUnknown as doubt:
+            await foreign.note_foreign(self.journal.engine, wanted.tag, foreign.SENDING, answer=f"no answer: {doubt}")
+            return [
+                f"{side} {quantity} {wanted.instrument} was sent and no answer came: look for tag {wanted.tag} in Kite"
+            ]
+        log.warning("exit of a foreign position sent", tag=wanted.tag, broker_order_id=broker_order_id)
+        await foreign.note_foreign(
+            self.journal.engine, wanted.tag, foreign.SENT, broker_order_id=broker_order_id, answer="accepted"
+        )
+        return []
+
+
+def _lost(kill: KillInput, sends: Sequence[dict[str, Any]]) -> list[str]:
+    """Sent long ago, no answer, and the book does not show the tag: sent no more, a person must look."""
+    after = timedelta(seconds=kill.durations.absence_after)
+    return [
+        f"exit {row['side']} {row['quantity']} {row['instrument']} got no answer and is not in the book: look in Kite for tag "
+        f"{row['tag']}; it is not sent again"
+        for row in sends
+        if row["state"] == foreign.SENDING and utc_now() - row["deadline_at"] > after
+    ]
+
+
+def _request(position: BrokerPosition, side: Side, wanted: ForeignExit, deadline: float) -> PlaceRequest:
+    return PlaceRequest(
+        tag=wanted.tag,
+        exchange=position.exchange,
+        tradingsymbol=position.tradingsymbol,
+        instrument_token=position.instrument_token,
+        instrument_type="",
+        tick_size=Decimal("0.05"),
+        side=side,
+        quantity=wanted.quantity,
+        order_type=OrderType.MARKET,
+        product=position.product,
+        validity=Validity.DAY,
+        price=None,
+        trigger_price=None,
+        deadline=deadline,
+    )
+
+
+def _name(row: BrokerPosition | BookRow) -> str:
+    return f"{row.exchange}:{row.tradingsymbol}"
+
+
+def _what(row: BookRow) -> str:
+    return f"{row.side} {row.quantity - row.filled_quantity} {_name(row)} {row.product} {row.status}"
+
+
+def _again(kind: str, message: str) -> ApplicationError:
+    return ApplicationError(message, type=kind, category=ApplicationErrorCategory.BENIGN)

@@ -1,0 +1,274 @@
+"""`alpha-panda kill on | off | status`: stop entries, cancel our orders, close our positions; and lift it again, by hand.
+
+The flag is set in the journal before anything else, so it binds even while Temporal or the log is away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from cli import show
+from cli.progress import console, step
+from core.errors import AlphaPandaError, StopTheStart
+from core.trading.types import Broker
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from core.config import Settings
+    from core.storage.kill import KillRecord, KillState
+
+_BROKER = typer.Option(None, help="One broker; all active ones without it.")
+_STRATEGY = typer.Option(None, help="One strategy; without it the whole account.")
+_BY = typer.Option("", help="Who you are; needed with --yes.")
+_REASON = typer.Option("", help="Why; it is kept, and shown beside the flag.")
+_YES = typer.Option(False, "--yes", help="Do not ask; needs --by and --reason.")
+
+
+def register(app: typer.Typer) -> None:
+    kill = typer.Typer(
+        help="The kill switch: no entries, our orders cancelled, our positions closed.", no_args_is_help=True
+    )
+    app.add_typer(kill, name="kill")
+
+    @kill.command()
+    def on(
+        broker: Broker | None = _BROKER,
+        strategy: str | None = _STRATEGY,
+        by: str = _BY,
+        reason: str = _REASON,
+        yes: bool = _YES,
+        include_foreign: bool = typer.Option(
+            False, "--include-foreign", help="Also cancel and close what is not ours (made in the broker's own app)."
+        ),
+        wait: float = typer.Option(120.0, help="Seconds to watch it work; it goes on after that all the same."),
+    ) -> None:
+        """Stop entries, cancel our orders, close our positions. Entries stay stopped until `kill off`."""
+        if include_foreign and strategy is not None:
+            raise StopTheStart("--include-foreign is of a whole account: leave --strategy out.")
+        settings = _settings()
+        brokers = _brokers(settings, broker)
+        where = f"{strategy or 'everything'} on {', '.join(brokers)}"
+        word = "include-foreign" if include_foreign else "kill"
+        by, reason = _who(by, reason, yes, f"Kill {where}: type `{word}` to do it", word)
+        if not asyncio.run(_engage_all(settings, brokers, strategy, by, reason, include_foreign, wait)):
+            raise typer.Exit(1)
+
+    @kill.command()
+    def off(
+        broker: Broker | None = _BROKER,
+        strategy: str | None = _STRATEGY,
+        by: str = _BY,
+        reason: str = _REASON,
+        yes: bool = _YES,
+        force: bool = typer.Option(False, "--force", help="Also while it still works; what is open then stays open."),
+    ) -> None:
+        """Release the kill switch: entries may go again. Refused while it still works, unless forced."""
+        settings = _settings()
+        brokers = _brokers(settings, broker)
+        where = f"{strategy or 'everything'} on {', '.join(brokers)}"
+        by, reason = _who(by, reason, yes, f"Let {where} enter again: type `release` to do it", "release")
+        if not asyncio.run(_release_all(settings, brokers, strategy, by, reason, force)):
+            raise typer.Exit(1)
+
+    @kill.command()
+    def status(
+        broker: Broker | None = _BROKER, as_json: bool = typer.Option(False, "--json", help="JSON instead of text.")
+    ) -> None:
+        """Show the flags, and what each kill switch has done and waits for."""
+        settings = _settings()
+        states = asyncio.run(_states(settings, _brokers(settings, broker)))
+        if as_json:
+            print(json.dumps([_plain(each, state) for each, state in states], default=str, indent=2))
+            return
+        for each, state in states:
+            _print(each, state)
+
+
+def _settings() -> Settings:
+    from core.config import load_settings
+
+    return load_settings()
+
+
+def _brokers(settings: Settings, broker: Broker | None) -> list[Broker]:
+    if broker is not None and broker not in settings.active_brokers:
+        raise StopTheStart(f"{broker} is not in ACTIVE_BROKERS={','.join(settings.active_brokers)}.")
+    return [broker] if broker is not None else list(settings.active_brokers)
+
+
+def _who(by: str, reason: str, yes: bool, question: str, word: str) -> tuple[str, str]:
+    """Who does it and why. A person types the word; a program gives --yes --by --reason.
+
+    Raises:
+        StopTheStart: something is missing, or something else was typed.
+    """
+    if yes:
+        if not by or not reason:
+            raise StopTheStart("--yes needs --by (who) and --reason (why): both are kept.")
+        return by, reason
+    import getpass
+
+    by = by or typer.prompt("Who are you", default=getpass.getuser())
+    reason = reason or typer.prompt("Why")
+    if typer.prompt(question) != word:
+        raise StopTheStart("Something else was typed: nothing was done.")
+    return by, reason
+
+
+async def _each(
+    settings: Settings, brokers: Iterable[Broker], act: Callable[[Broker, AsyncEngine], Awaitable[Any]]
+) -> bool:
+    """Act on every broker at once: one that is in trouble never keeps another. Prints each trouble; True without any."""
+    from core.storage.db import broker_engine
+
+    async def one(broker: Broker) -> bool:
+        engine = broker_engine(settings, broker)
+        try:
+            await act(broker, engine)
+        except AlphaPandaError as error:
+            console.print(f"[red]{broker}[/red]: {show.text(str(error))}", soft_wrap=True)
+            return False
+        finally:
+            await engine.dispose()
+        return True
+
+    return all(await asyncio.gather(*(one(broker) for broker in brokers)))
+
+
+async def _engage_all(
+    settings: Settings,
+    brokers: list[Broker],
+    strategy: str | None,
+    by: str,
+    reason: str,
+    include_foreign: bool,
+    wait: float,
+) -> bool:
+    from core.clock import utc_now
+    from core.ids import new_id
+    from core.kill_start import start_kill
+    from core.routing import account
+    from core.storage.kill import KillRecord, engage
+    from core.temporal import connect
+    from core.trading.durations import OrderDurations
+
+    durations = OrderDurations().scaled(settings.duration_factor)
+    engaged: dict[Broker, KillRecord] = {}
+
+    async def flag(broker: Broker, engine: AsyncEngine) -> None:
+        wanted = KillRecord(
+            new_id(), account(settings, broker), strategy, by, reason, include_foreign,
+            utc_now(), None, None, None, None, None,
+        )  # fmt: skip
+        engaged[broker] = await engage(engine, wanted)
+        console.print(f"[green]✓[/green] {broker}: the flag is set, entries are stopped")
+
+    async def work(broker: Broker, engine: AsyncEngine) -> None:
+        record = engaged[broker]
+        name = await start_kill(await connect(settings), broker, record, durations)
+        console.print(f"  {broker}: {name}")
+        await _watch(broker, engine, record, wait)
+
+    well = await _each(settings, brokers, flag)
+    try:
+        return await _each(settings, list(engaged), work) and well
+    finally:
+        console.print("Entries stay stopped until `alpha-panda kill off`; look with `alpha-panda kill status`.")
+
+
+async def _watch(broker: Broker, engine: AsyncEngine, record: KillRecord, seconds: float) -> None:
+    """Until its report is there, or the seconds are over; then it says so and the workflow goes on by itself."""
+    from core.storage.kill import read_kill
+
+    with step(f"{broker}: cancel our orders, close our positions") as shown:
+        end = asyncio.get_running_loop().time() + seconds
+        while True:
+            found = await read_kill(engine, record.kill_id)
+            if found is not None and found.finished_at is not None:
+                shown.say("done")
+                break
+            if asyncio.get_running_loop().time() > end:
+                shown.say("still at work; it goes on by itself")
+                return
+            await asyncio.sleep(0.3)
+    _print_report(found)
+
+
+async def _release_all(
+    settings: Settings, brokers: list[Broker], strategy: str | None, by: str, reason: str, force: bool
+) -> bool:
+    from core.kill_start import look_now
+    from core.routing import account
+    from core.storage.kill import release
+    from core.temporal import connect
+
+    async def one(broker: Broker, engine: AsyncEngine) -> None:
+        found = await release(engine, account(settings, broker), strategy, by=by, reason=reason, force=force)
+        console.print(f"[green]✓[/green] {broker}: released, entries may go again")
+        unfinished = [record for record in found if record.finished_at is None]
+        if unfinished:
+            client = await connect(settings)
+            for record in unfinished:
+                await look_now(client, broker, record)
+
+    return await _each(settings, brokers, one)
+
+
+async def _states(settings: Settings, brokers: list[Broker]) -> list[tuple[Broker, KillState]]:
+    from core.routing import account
+    from core.storage.db import broker_engine
+    from core.storage.kill import kill_state
+
+    found = []
+    for broker in brokers:
+        engine = broker_engine(settings, broker)
+        try:
+            found.append((broker, await kill_state(engine, account(settings, broker))))
+        finally:
+            await engine.dispose()
+    return found
+
+
+def _plain(broker: Broker, state: KillState) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "broker": broker.value,
+        "account_flag": state.account_flag,
+        "strategy_flags": dict(state.strategy_flags),
+        "switches": [asdict(record) for record in state.open],
+    }
+
+
+def _print(broker: Broker, state: KillState) -> None:
+    if state.account_flag is None and not state.strategy_flags:
+        console.print(f"{broker}: no flag is set, entries may go")
+    if state.account_flag is not None:
+        console.print(f"[red]{broker}: entries of everything are stopped[/red]: {show.text(state.account_flag)}")
+    for strategy, reason in sorted(state.strategy_flags.items()):
+        console.print(f"[red]{broker}: entries of {show.text(strategy)} are stopped[/red]: {show.text(reason)}")
+    for record in state.open:
+        scope = record.strategy_id or "everything"
+        how = "done" if record.finished_at else "at work: Temporal UI shows each step"
+        console.print(
+            f"  {show.text(scope)}, since {record.engaged_at:%Y-%m-%d %H:%M:%S} UTC: {how} ({record.kill_id})"
+        )
+        if record.finished_at:
+            _print_report(record)
+
+
+def _print_report(record: KillRecord) -> None:
+    report = record.report or {}
+    for line in report.get("story", []):
+        console.print(f"    {show.text(line.removeprefix('- '))}", soft_wrap=True)
+    for net in report.get("nets", []):
+        if net["ours"]:
+            console.print(f"    still ours: {net['ours']:+d} {net['instrument']} {net['product']}")
+    for line in report.get("foreign", []):
+        console.print(f"    not ours, left alone: {show.text(line)}", soft_wrap=True)

@@ -1,0 +1,109 @@
+"""Exits of what is not ours, sent because a person typed --include-foreign: each claimed here before a byte leaves, and never again.
+
+They are no orders of a strategy: reconciliation counts their trades as FOREIGN, as it counts the positions they close.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, literal, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from core import ids
+from core.clock import utc_now
+from core.storage.claims import LEASES, LeaseProof
+from core.storage.db import transient
+from core.storage.models import table_of
+from core.storage.models_kill import ForeignSendRow, KillRow
+
+SENDS = table_of(ForeignSendRow)
+KILLS = table_of(KillRow)
+
+SENDING, SENT, REFUSED, DONE = "SENDING", "SENT", "REFUSED", "DONE"
+"""SENDING: claimed, and whether it reached the broker only the book can tell. DONE: the book shows its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignExit:
+    """One exit to claim. `number` counts the exits of this position under this switch."""
+
+    kill_id: UUID
+    account: str
+    instrument: str
+    product: str
+    side: str
+    quantity: int
+    number: int
+
+    @property
+    def tag(self) -> str:
+        """Derived: the same exit asked for twice has one tag, and a tag is claimed once."""
+        return ids.order_tag(ids.derive(self.kill_id, "foreign", self.instrument, self.product), self.number)
+
+
+async def claim_foreign(engine: AsyncEngine, wanted: ForeignExit, proof: LeaseProof, deadline_s: float) -> bool:
+    """Take the right to send, for good; False where it was taken before, the lease is another's, or the switch was released.
+
+    Raises:
+        Transient: the database is away. Whether the claim was committed is then unknown, and nothing may be sent.
+    """
+    now = utc_now()
+    values = {
+        "tag": wanted.tag,
+        "kill_id": wanted.kill_id,
+        "account": wanted.account,
+        "instrument": wanted.instrument,
+        "product": wanted.product,
+        "side": wanted.side,
+        "quantity": wanted.quantity,
+        "state": SENDING,
+        "claimed_at": now,
+        "deadline_at": now + timedelta(seconds=deadline_s),
+    }
+    allowed = (
+        select(*(literal(value, SENDS.c[name].type) for name, value in values.items()))
+        .select_from(LEASES.join(KILLS, KILLS.c.kill_id == wanted.kill_id))
+        .where(
+            LEASES.c.name == proof.name,
+            LEASES.c.holder == proof.holder,
+            LEASES.c.epoch == proof.epoch,
+            LEASES.c.expires_at > func.clock_timestamp(),
+            KILLS.c.released_at.is_(None),
+        )
+    )
+    statement = insert(SENDS).from_select(list(values), allowed).on_conflict_do_nothing().returning(SENDS.c.tag)
+    async with transient("claiming an exit of what is not ours"), engine.begin() as connection:
+        return (await connection.execute(statement)).one_or_none() is not None
+
+
+async def note_foreign(
+    engine: AsyncEngine, tag: str, state: str, *, broker_order_id: str | None = None, answer: str | None = None
+) -> None:
+    """What became of a send."""
+    given = {"broker_order_id": broker_order_id, "answer": answer}
+    values = {"state": state} | {name: value for name, value in given.items() if value is not None}
+    async with transient("noting an exit of what is not ours"), engine.begin() as connection:
+        await connection.execute(update(SENDS).where(SENDS.c.tag == tag).values(**values))
+
+
+async def foreign_sends(engine: AsyncEngine, kill_id: UUID) -> list[dict[str, Any]]:
+    """All of a switch's, oldest first."""
+    query = select(SENDS).where(SENDS.c.kill_id == kill_id).order_by(SENDS.c.claimed_at)
+    async with transient("reading exits of what is not ours"), engine.connect() as connection:
+        return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+
+async def open_foreign(engine: AsyncEngine, kill_id: UUID) -> tuple[str, ...]:
+    """Those whose end the book has not shown, in words."""
+    rows = await foreign_sends(engine, kill_id)
+    return tuple(
+        f"exit {row['side']} {row['quantity']} {row['instrument']} {row['product']} (tag {row['tag']}, {row['state']}): "
+        + (row["answer"] or "no answer")
+        for row in rows
+        if row["state"] in {SENDING, SENT}
+    )
