@@ -15,7 +15,7 @@ from api import problems
 from api.metrics import MetricsPage
 from api.probes import Prober
 from api.reads import Reads
-from api.routers import health, orders, portfolio, strategies
+from api.routers import health, orders, portfolio, reconciliation, strategies
 from core.config import Settings
 
 TEXT = """
@@ -47,7 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.prober = Prober(settings, reads.engine, reads.redis)
     app.state.metrics = MetricsPage(reads)
     problems.install(app)
-    for module in (health, orders, portfolio, strategies):
+    for module in (health, orders, portfolio, reconciliation, strategies):
         app.include_router(module.router)
     app.add_middleware(problems.KnownHosts, allowed=settings.api_allowed_hosts)
     return app

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from core.events.payloads import Denial, FillRecord, OrderState, SendRecord, Signal
+from core.events.payloads import Denial, FillRecord, OrderState, Reconciliation, SendRecord, Signal
 from core.storage.redis import PnlView, PositionView
 from core.trading.types import Broker, Exchange, Intent, OrderStatus, OrderType, Product, Side, Validity
 
@@ -151,6 +151,17 @@ class BrokerPnl(_Answer):
 class PnlReport(_Answer):
     simulated: bool = Field(description=SIMULATED)
     brokers: list[BrokerPnl]
+
+
+class Round(Reconciliation):
+    """One comparison of a broker's account with the journal. Signed units: broker = ours + foreign + drift."""
+
+    broker: Broker
+
+
+class ReconciliationList(_Answer):
+    simulated: bool = Field(description=SIMULATED)
+    rounds: list[Round] = Field(description="By broker, newest first; none where no round is on the log yet.")
 
 
 class InstanceStatus(_Answer):

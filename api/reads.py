@@ -20,6 +20,8 @@ from api.models import (
     PnlReport,
     Position,
     PositionList,
+    ReconciliationList,
+    Round,
     Strategy,
     StrategyList,
     TimelineEvent,
@@ -34,7 +36,7 @@ from core.events.payloads import FillRecord, Signal
 from core.messaging import lag
 from core.messaging.dlq_depth import dlq_depth
 from core.routing import order_workflow_id, target
-from core.storage import redis, views
+from core.storage import redis, view_rounds, views
 from core.storage.db import config_engine, view_engine
 from core.storage.redis import EVERYTHING, PortfolioStore
 from core.storage.strategies import StrategyConfig, load_strategies
@@ -144,6 +146,22 @@ class Reads:
             chosen = [view for view in instances if instance is None or view.instance == instance]
             rows.append(BrokerPnl(broker=one, total=found[EVERYTHING], instances=chosen))
         return PnlReport(simulated=self.settings.simulated, brokers=rows)
+
+    # reconciliation ------------------------------------------------------------------------------------------
+
+    async def reconciliations(self, *, broker: Broker | None = None, limit: int = 1) -> ReconciliationList:
+        """The last rounds of one broker or of all active ones. Raises Transient while the database is away."""
+        rows = [
+            Round(**found.model_dump(), broker=one)
+            for one in self._brokers(broker)
+            for found in await view_rounds.last_rounds(self._views[one], limit)
+        ]
+        return ReconciliationList(simulated=self.settings.simulated, rounds=rows)
+
+    async def round_of_request(self, broker: Broker, request_id: UUID) -> Round | None:
+        """The round that answers this request, once it is on the log. Raises Transient."""
+        found = await view_rounds.round_of_request(self._views[broker], request_id)
+        return None if found is None else Round(**found.model_dump(), broker=broker)
 
     # strategies ----------------------------------------------------------------------------------------------
 

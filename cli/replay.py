@@ -1,4 +1,4 @@
-"""Replays every running order's history against the code about to start: a mismatch would leave those orders stuck.
+"""Replays every running workflow's history against the code about to start: a mismatch would leave it stuck.
 
 Reads only. Ended orders are the saved histories' business, in the tests.
 """
@@ -25,15 +25,18 @@ async def running_histories(settings: Settings) -> int:
     from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
     from core.temporal import connect
+    from workflows.kill_switch import KillSwitchWorkflow
     from workflows.order import OrderWorkflow
+    from workflows.reconcile import ReconcileWorkflow
 
     client = await connect(settings)
     replayer = Replayer(
-        workflows=[OrderWorkflow],
+        workflows=[OrderWorkflow, ReconcileWorkflow, KillSwitchWorkflow],
         workflow_runner=UnsandboxedWorkflowRunner(),
         data_converter=client.data_converter,
     )
-    running = client.list_workflows("ExecutionStatus = 'Running' AND WorkflowType = 'OrderWorkflow'")
+    types = "'OrderWorkflow', 'ReconcileWorkflow', 'KillSwitchWorkflow'"
+    running = client.list_workflows(f"ExecutionStatus = 'Running' AND WorkflowType IN ({types})")
     count, failed = 0, []
     try:
         async with replayer.workflow_replay_iterator(running.map_histories()) as results:
@@ -58,7 +61,7 @@ def _explain(failed: list[str], count: int) -> str:
     more = [f"  and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else []
     return "\n".join(
         [
-            f"{len(failed)} of {count} running order workflows do not replay on this code, so it cannot take them over:",
+            f"{len(failed)} of {count} running workflows do not replay on this code, so it cannot take them over:",
             *failed[:SHOWN],
             *more,
             "Nothing was changed. Go back to the code they began under until they have ended (or cancel those orders),",

@@ -69,6 +69,7 @@ class ReconcileInput(_Model):
 
     broker: Broker
     account: str
+    target: str
     durations: ReconcileDurations
     asks: tuple[ReconcileAsk, ...] = ()
     """Set by continue-as-new alone: what was asked and not done yet."""
@@ -82,6 +83,7 @@ class RoundInput(_Model):
     round_id: UUID
     broker: Broker
     account: str
+    target: str
     reasons: tuple[str, ...]
     requests: tuple[UUID, ...] = ()
     durations: ReconcileDurations
@@ -96,7 +98,9 @@ class Mended(_Model):
     """Open orders whose workflow was gone."""
     told: tuple[UUID, ...] = ()
     """Ended orders whose workflow had not heard of it."""
-    trouble: str | None = None
+    commands: int = 0
+    """Commands told again to the workflow that has to carry them out."""
+    trouble: tuple[str, ...] = ()
 
 
 class Compared(_Model):

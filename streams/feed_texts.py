@@ -14,7 +14,7 @@ from core import logging
 from core.clock import parse_kite_time
 from core.events import envelope
 from core.events.envelope import Envelope, EventType
-from core.events.payloads import OrderUpdate
+from core.events.payloads import RECONNECTED, OrderUpdate
 from core.ids import derive_at
 from core.trading.types import Broker
 from streams.feed_codec import SOURCE
@@ -61,6 +61,28 @@ def _event(data: dict[str, Any], received_at: datetime) -> Envelope:
         update,
         id=identity,
         key=broker_order_id,
+        source=SOURCE,
+        correlation_id=identity,
+        broker=Broker.ZERODHA,
+        ts=received_at,
+    )
+
+
+def reconnected(since: datetime, received_at: datetime, reason: str) -> Envelope:
+    """Says on the broker's topic that updates since then may be lost: whoever follows orders should look at the book."""
+    update = OrderUpdate(
+        broker_order_id="",
+        status=RECONNECTED,
+        source=HINT_SOURCE,
+        received_at=received_at,
+        raw={"since": since.isoformat(), "reason": reason},
+    )
+    identity = derive_at(received_at, "order-updates", RECONNECTED, since.isoformat())
+    return envelope.make(
+        EventType.ORDER_UPDATE,
+        update,
+        id=identity,
+        key=RECONNECTED,
         source=SOURCE,
         correlation_id=identity,
         broker=Broker.ZERODHA,

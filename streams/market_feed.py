@@ -37,7 +37,7 @@ from streams.feed_needs import Wanted, check_start, read_needs, resolve
 from streams.feed_outbox import Outbox
 from streams.feed_resume import last_published
 from streams.feed_socket import KiteSocket, SocketEvents
-from streams.feed_texts import order_update
+from streams.feed_texts import order_update, reconnected
 
 REVIEW_S = 15.0
 """How often the needs are read again when nothing announced a change."""
@@ -208,6 +208,8 @@ class Feed:
             )
             for token in tokens:
                 outbox.put_gap(token, since, until, reason)
+            if Broker.ZERODHA in self.ctx.settings.active_brokers:  # its order updates came over the same socket
+                outbox.put_hint(orders_updates(Broker.ZERODHA), reconnected(since, until, reason))
 
         return SocketEvents(frame=frame, text=text, gap=gap, up=self._up, session=self._session, refused=self._refused)
 
@@ -303,7 +305,9 @@ class Feed:
         await self._complain(self.wanted)
 
     async def _listen(self, changed: asyncio.Event) -> None:
-        reader = LogReader(self.ctx.settings, client_id=f"{self.ctx.name}-config", topics=[CONFIG_CHANGES])
+        reader = LogReader(
+            self.ctx.settings, client_id=f"{self.ctx.name}-config", topics=[CONFIG_CHANGES], patient=True
+        )
 
         async def start() -> None:
             try:

@@ -8,13 +8,15 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from core import logging, order_work
+from core.config import Settings
 from core.errors import Poison, Transient
 from core.events import topics
 from core.events.envelope import decode
-from core.events.payloads import OrderUpdate
+from core.events.payloads import RECONNECTED, OrderUpdate
 from core.messaging.consumer import ConsumerRunner, Record
 from core.messaging.producer import EventProducer
 from core.order_work import BrokerHint
+from core.reconcile_start import ask_now
 from core.routing import order_workflow_id
 from core.service import ServiceContext
 from core.storage.db import broker_engine
@@ -35,7 +37,7 @@ async def main(ctx: ServiceContext) -> None:
         ctx.health,
         service=ctx.name,
         topics=[topics.orders_updates(broker) for broker in ctx.settings.active_brokers],
-        handler=OrderUpdates(client, engines).handle,
+        handler=OrderUpdates(client, engines, ctx.settings).handle,
         producer=producer,
     )
     try:
@@ -51,8 +53,9 @@ async def main(ctx: ServiceContext) -> None:
 class OrderUpdates:
     """Finds the order behind a broker's update and wakes its workflow."""
 
-    def __init__(self, client: Client, engines: dict[Broker, AsyncEngine]) -> None:
+    def __init__(self, client: Client, engines: dict[Broker, AsyncEngine], settings: Settings) -> None:
         self._client = client
+        self._settings = settings
         self._journals = {broker: Journal(engine, broker) for broker, engine in engines.items()}
 
     async def handle(self, record: Record) -> None:
@@ -63,6 +66,10 @@ class OrderUpdates:
         if broker is None or not isinstance(envelope.data, OrderUpdate):
             raise Poison(f"{envelope.type} is not an order update", stage="validate")
         update = envelope.data
+        if update.status == RECONNECTED:
+            log.info("updates may be lost: reconciling", broker=broker.value, **update.raw)
+            await ask_now(self._client, self._settings, broker, "the broker's updates were interrupted")
+            return
         found = await self._journals[broker].find_by_hint(update.broker_order_id, update.tag)
         if found is None:
             log.info(

@@ -1,4 +1,4 @@
-"""Writes every signal, decision and order event of each broker into that broker's view tables, for people to read.
+"""Writes every signal, decision, order event and reconciliation of each broker into that broker's view tables, for people to read.
 
 Applies an order event only if its `order_seq` is higher, stores each event once by its id, and never reads the journal.
 """
@@ -10,12 +10,12 @@ import asyncio
 from core.errors import Poison
 from core.events import topics
 from core.events.envelope import decode
-from core.events.payloads import OrderEvent, Signal, SignalRejected, SignalValidated
+from core.events.payloads import OrderEvent, Reconciliation, Signal, SignalRejected, SignalValidated
 from core.messaging.consumer import ConsumerRunner
 from core.messaging.producer import EventProducer
 from core.messaging.records import Record
 from core.service import ServiceContext
-from core.storage import views
+from core.storage import view_rounds, views
 from core.storage.db import view_engine
 
 SERVICE = "order-views"
@@ -24,7 +24,7 @@ SERVICE = "order-views"
 async def main(ctx: ServiceContext) -> None:
     """Consume until the stop."""
     brokers = ctx.settings.active_brokers
-    engines = {broker: view_engine(ctx.settings, broker) for broker in brokers}
+    engines = {broker: view_engine(ctx.settings, broker, ping=False) for broker in brokers}
     producer = EventProducer(ctx.settings, client_id=SERVICE)
 
     async def handle(record: Record) -> None:
@@ -32,6 +32,9 @@ async def main(ctx: ServiceContext) -> None:
         if broker is None:
             raise Poison(f"{record.topic} belongs to no broker", stage="validate")
         envelope = decode(record.value)
+        if isinstance(envelope.data, Reconciliation):
+            await view_rounds.store(engines[broker], envelope.data)
+            return
         if not isinstance(envelope.data, OrderEvent | Signal | SignalValidated | SignalRejected):
             raise Poison(f"{envelope.type} does not belong on {record.topic}", stage="validate")
         await views.store(engines[broker], envelope)
@@ -44,9 +47,12 @@ async def main(ctx: ServiceContext) -> None:
             topics.signals_validated(broker),
             topics.signals_rejected(broker),
             *topics.order_topics(broker),
+            topics.reconciliations(broker),
         )
     ]
-    runner = ConsumerRunner(ctx.settings, ctx.health, service=SERVICE, topics=names, handler=handle, producer=producer)
+    runner = ConsumerRunner(
+        ctx.settings, ctx.health, service=SERVICE, topics=names, handler=handle, producer=producer, patient=True
+    )
     started = asyncio.create_task(_say_started(ctx, runner))
     try:
         await runner.run(ctx.stop)

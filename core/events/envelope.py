@@ -41,6 +41,7 @@ class EventType(StrEnum):
     PNL_SNAPSHOT = "pnl.snapshot"
     CONFIG_CHANGED = "config.changed"
     ALERT = "alert"
+    RECONCILIATION = "reconciliation"
 
 
 _ORDER_EVENTS: dict[EventType, type[BaseModel]] = {
@@ -58,6 +59,7 @@ PAYLOADS: dict[EventType, type[BaseModel]] = {
     EventType.PNL_SNAPSHOT: payloads.PnlSnapshot,
     EventType.CONFIG_CHANGED: payloads.ConfigChanged,
     EventType.ALERT: payloads.Alert,
+    EventType.RECONCILIATION: payloads.Reconciliation,
 }
 """What each type carries. `order.update` is a broker's hint, every other `order.*` our own order event."""
 

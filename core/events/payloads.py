@@ -22,6 +22,7 @@ __all__ = [
     "OrderState",
     "OrderUpdate",
     "PnlSnapshot",
+    "Reconciliation",
     "SendRecord",
     "Signal",
     "SignalRejected",
@@ -70,6 +71,10 @@ class OrderUpdate(_Payload):
     source: str
     received_at: datetime
     raw: dict[str, Any] = Field(default_factory=dict)
+
+
+RECONNECTED = "RECONNECTED"
+"""Status of an update about no order: the broker's updates were interrupted, some may be lost."""
 
 
 class SendRecord(_Payload):
@@ -173,6 +178,69 @@ class PnlSnapshot(_Payload):
     trading_day: date
     as_of: datetime
     simulated: bool
+
+
+class ReconciledLine(_Payload):
+    """One instrument and product of an account, signed units: broker = ours + foreign + drift.
+
+    `drift` is None where something moved while it was read. `delivered`: shares of ours the broker lists as holdings by now, not part of
+    `ours`. `uncovered`: units of `ours` that the broker's net does not hold any more.
+    """
+
+    exchange: Exchange
+    tradingsymbol: str
+    product: Product
+    broker: int
+    ours: int
+    foreign: int
+    drift: int | None
+    delivered: int = 0
+    uncovered: int = 0
+
+
+class ForeignOrder(_Payload):
+    """An order of the account that is not ours: the trader's own, or the broker's desk's. Never touched."""
+
+    broker_order_id: str
+    tags: tuple[str, ...] = ()
+    status: str
+    exchange: Exchange
+    tradingsymbol: str
+    product: Product
+    side: Side
+    quantity: int
+    filled_quantity: int
+
+
+class Reconciliation(_Payload):
+    """One comparison of the journal with the broker's book, trades and positions, and what was mended on the way.
+
+    `judged` False: no figures, `why_not` says why. `lines` has every instrument with something to tell; `foreign_orders` the first of
+    `foreign_orders_count`.
+    """
+
+    round_id: UUID
+    account: str
+    trading_day: date
+    began_at: datetime
+    finished_at: datetime
+    reasons: tuple[str, ...]
+    requests: tuple[UUID, ...] = ()
+    judged: bool
+    why_not: str | None = None
+    lines: tuple[ReconciledLine, ...] = ()
+    foreign_orders: tuple[ForeignOrder, ...] = ()
+    foreign_orders_count: int = 0
+    late_fills: int = 0
+    adopted: tuple[UUID, ...] = ()
+    started_again: tuple[UUID, ...] = ()
+    told: tuple[UUID, ...] = ()
+    published_late: int = 0
+    trouble: tuple[str, ...] = ()
+
+    @property
+    def drifting(self) -> tuple[ReconciledLine, ...]:
+        return tuple(line for line in self.lines if line.drift)
 
 
 class ConfigChanged(_Payload):

@@ -203,9 +203,14 @@ def unpublished(system: System) -> list[dict[str, object]]:
     ]
 
 
+_RUNNING_ORDERS = "ExecutionStatus = 'Running' AND WorkflowType = 'OrderWorkflow'"
+
+
 def running_workflows(system: System) -> list[str]:
+    """Of orders: the reconciliation of each broker runs for ever."""
+
     async def list_them() -> list[str]:
         client = await connect(system.settings)
-        return [row.id async for row in client.list_workflows("ExecutionStatus = 'Running'")]
+        return [row.id async for row in client.list_workflows(_RUNNING_ORDERS)]
 
     return asyncio.run(list_them())

@@ -1,0 +1,288 @@
+"""One comparison of the journal with the broker: book, trades and positions, read in the leased process.
+
+Books late rows of ours and wakes workflows that are behind. Never touches an order that is not ours, never judges a book that is no
+evidence.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from activities.command_calls import CommandCalls
+from activities.heartbeats import beating
+from core import failpoints, logging, order_work, reconcile_work
+from core.brokers.port import Book, BookRow, BrokerPosition, Trade, Trader
+from core.brokers.reader import BookReader
+from core.clock import trading_day, utc_now
+from core.errors import Transient
+from core.events.payloads import ForeignOrder, ReconciledLine
+from core.order_work import BrokerHint, LateRowInput, LateRowView
+from core.reconcile_work import Compared, RoundInput
+from core.routing import order_workflow_id
+from core.storage.journal import Journal
+from core.storage.reconcile import Booked, Day, OurSend, booked, load_day, our_sends, store_judged
+from core.trading.durations import OrderDurations
+from core.trading.reconcile import Comparison, DayTrade, LineKey, compare, moving_lines
+
+FOREIGN_LISTED = 100
+"""Most foreign orders one report names; all are counted."""
+
+log = logging.get(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """The book and the trades of its orders, with which of them are ours."""
+
+    book: Book
+    trades: dict[str, tuple[Trade, ...]]
+    sends: dict[str, OurSend]
+    """By broker order id, of the book's rows that are ours."""
+
+    @property
+    def foreign(self) -> list[BookRow]:
+        return [row for row in self.book.rows if row.broker_order_id not in self.sends]
+
+    def day_trades(self) -> list[DayTrade]:
+        found = []
+        for row in self.book.rows:
+            send = self.sends.get(row.broker_order_id)
+            for trade in self.trades.get(row.broker_order_id, ()):
+                key = LineKey(trade.exchange, trade.tradingsymbol, trade.product)
+                owner = send.order_id if send else None
+                found.append(
+                    DayTrade(
+                        row.broker_order_id, trade.trade_id, key, trade.side, trade.quantity, trade.filled_at, owner
+                    )
+                )
+        return found
+
+    def listed(self, row: BookRow) -> int:
+        return sum(trade.quantity for trade in self.trades.get(row.broker_order_id, ()))
+
+
+@dataclass(slots=True)
+class _Mended:
+    """What the book led to: late rows of ours, and workflows woken because the book is ahead of them."""
+
+    late: list[LateRowView]
+    hinted: list[UUID]
+
+
+@dataclass(slots=True)
+class ReconcileBook:
+    """The part of reconciliation that talks to the broker: an activity of the urgent queue."""
+
+    journal: Journal
+    trader: Trader
+    reader: BookReader
+    client: Client
+    commands: CommandCalls
+    durations: OrderDurations
+
+    @activity.defn(name=reconcile_work.COMPARE_WITH_BROKER)
+    async def compare_with_broker(self, at: RoundInput) -> Compared:
+        """Read, mend, compare and keep the figures.
+
+        Raises:
+            Transient, SessionExpired: the broker or the database is away; the round then goes without a comparison.
+        """
+        async with beating():
+            began = utc_now()
+            day = trading_day(began)
+            owner = await self.trader.account()
+            if owner != at.account:
+                return Compared(judged=False, why_not=f"the broker says this is {owner}'s account, not {at.account}'s")
+            # Read before the book is asked for: an order placed meanwhile says nothing against the book.
+            known = await self.journal.broker_order_ids(at.account, day)
+            first = await self._look(at.account)
+            seen = await load_day(self.journal, at.account, day)
+            sick = _sick(first, at.account, day, known, seen)
+            if sick:
+                return Compared(judged=False, why_not=sick)
+            mended = await self._mend(first, at)
+            before = await booked(self.journal, at.account, day, list(first.sends))
+            net = _net(await self.trader.positions())
+            second = await self._look(at.account)
+            sick = _sick(second, at.account, day, known, seen)
+            if sick:
+                return _told(mended, None, second, why_not=sick)
+            after = await booked(self.journal, at.account, day, list(second.sends))
+            comparison = compare(
+                net=net,
+                trades=second.day_trades(),
+                held=after.held,
+                openings=seen.openings,
+                moving=_moving(first, second, before, after, young_s=at.durations.young),
+                delivers=self.trader.profile.delivers,
+            )
+            await failpoints.reached("reconcile.before_keep")
+            await self._keep(at, began, day, comparison, second, mended)
+            await failpoints.reached("reconcile.after_keep")
+            return _told(mended, comparison, second)
+
+    async def _look(self, account: str) -> _Look:
+        book = await self.reader.book(not_before=time.monotonic())
+        filled = [row.broker_order_id for row in book.rows if row.filled_quantity > 0]
+        trades = await self.reader.trades(filled, not_before=time.monotonic()) if filled else {}
+        tags = sorted({tag for row in book.rows for tag in row.tags})
+        sends = await our_sends(self.journal, account, tags, [row.broker_order_id for row in book.rows])
+        by_tag = {send.tag: send for send in sends}
+        by_id = {send.broker_order_id: send for send in sends if send.broker_order_id is not None}
+        ours: dict[str, OurSend] = {}
+        for row in book.rows:
+            send = by_id.get(row.broker_order_id) or next((by_tag[tag] for tag in row.tags if tag in by_tag), None)
+            if send is not None:
+                ours[row.broker_order_id] = send
+        return _Look(book, trades, ours)
+
+    # mending -----------------------------------------------------------------------------------------------------
+
+    async def _mend(self, look: _Look, at: RoundInput) -> _Mended:
+        """Adopt rows that turned up late (also of ended orders: what still works of one is cancelled), book their fills, and wake
+        workflows the book is ahead of."""
+        ours = [(row, look.sends[row.broker_order_id]) for row in look.book.rows if row.broker_order_id in look.sends]
+        there = await booked(self.journal, at.account, look.book.trading_day, list(look.sends))
+        done = _Mended([], [])
+        for row, send in ours:
+            trades = look.trades.get(row.broker_order_id, ())
+            unbooked = any((row.broker_order_id, trade.trade_id) not in there.trades for trade in trades)
+            known = send.broker_order_id == row.broker_order_id
+            if send.current and not send.status.is_end:
+                if not known or unbooked or row.is_end:
+                    await self._hint(send.order_id, row)
+                    done.hinted.append(send.order_id)
+            elif not known or unbooked or not row.is_end:
+                late = await self.commands.adopt_late_row(
+                    LateRowInput(broker_order_id=row.broker_order_id, durations=self.durations)
+                )
+                if late.order_id is not None:
+                    done.late.append(late)
+        return done
+
+    async def _hint(self, order_id: UUID, row: BookRow) -> None:
+        handle = self.client.get_workflow_handle(order_workflow_id(self.journal.broker, order_id))
+        try:
+            await handle.signal(order_work.HINT, BrokerHint(status=row.status, source="reconciliation"))
+        except RPCError as error:
+            if (
+                error.status is not RPCStatusCode.NOT_FOUND
+            ):  # a workflow that is gone is started again by the next round
+                raise Transient(f"Temporal does not answer: {error.message}") from error
+
+    # keeping -----------------------------------------------------------------------------------------------------
+
+    async def _keep(
+        self, at: RoundInput, began: datetime, day: date, comparison: Comparison, look: _Look, mended: _Mended
+    ) -> None:
+        foreign = look.foreign
+        found: dict[str, Any] = {
+            "lines": [
+                ReconciledLine(
+                    exchange=line.key.exchange,
+                    tradingsymbol=line.key.tradingsymbol,
+                    product=line.key.product,
+                    broker=line.broker,
+                    ours=line.ours,
+                    foreign=line.foreign,
+                    drift=line.drift,
+                    delivered=line.delivered,
+                    uncovered=line.uncovered,
+                ).model_dump(mode="json")
+                for line in comparison.lines
+            ],
+            "foreign_orders": [_foreign(row).model_dump(mode="json") for row in foreign[:FOREIGN_LISTED]],
+            "foreign_orders_count": len(foreign),
+            "late": [late.model_dump(mode="json") for late in mended.late],
+        }
+        await store_judged(
+            self.journal,
+            round_id=at.round_id,
+            account=at.account,
+            day=day,
+            began_at=began,
+            found=found,
+            openings=comparison.openings,
+            foreign_trades=_count_foreign(look),
+        )
+
+
+def _told(mended: _Mended, comparison: Comparison | None, look: _Look, why_not: str | None = None) -> Compared:
+    lines = comparison.lines if comparison else ()
+    ids = [(late.order_id, late.adopted) for late in mended.late if late.order_id is not None]
+    return Compared(
+        judged=comparison is not None,
+        why_not=why_not,
+        late_fills=sum(late.fills_booked for late in mended.late),
+        adopted=tuple(order_id for order_id, adopted in ids if adopted),
+        touched=tuple(order_id for order_id, _ in ids),
+        drifting=sum(1 for line in lines if line.drift),
+        foreign=len(look.foreign),
+    )
+
+
+def _sick(look: _Look, account: str, day: date, known: set[str], seen: Day) -> str | None:
+    """Why this look is no evidence: another account's, another day's, or without orders and trades we know to be there."""
+    book = look.book
+    if book.account != account:
+        return f"it is the book of {book.account}, not of {account}"
+    if book.trading_day != day:
+        return f"it is the book of {book.trading_day}, asked for on {day}"
+    missing = known - {row.broker_order_id for row in book.rows}
+    if missing:
+        return f"the book lacks {len(missing)} orders the journal knows of"
+    fewer = seen.foreign_trades - _count_foreign(look)
+    return f"{fewer} foreign trades of today that were listed before are gone" if fewer > 0 else None
+
+
+def _count_foreign(look: _Look) -> int:
+    return sum(len(look.trades.get(row.broker_order_id, ())) for row in look.foreign)
+
+
+def _moving(first: _Look, second: _Look, before: Booked, after: Booked, *, young_s: float) -> set[LineKey]:
+    """Lines in which something happens just now, so that their figures are not of one moment."""
+    recent = utc_now() - timedelta(seconds=young_s)
+    lagging = {
+        LineKey(row.exchange, row.tradingsymbol, row.product)
+        for row in second.book.rows
+        if second.listed(row) != row.filled_quantity
+    }
+    young = set()
+    for trade in second.day_trades():
+        send = second.sends.get(trade.broker_order_id)
+        if send is None or send.status.is_end or trade.filled_at < recent:
+            continue
+        if (trade.broker_order_id, trade.trade_id) not in after.trades:
+            young.add(trade.key)
+    return moving_lines(first.day_trades(), second.day_trades(), before.held, after.held, lagging, young)
+
+
+def _net(positions: Sequence[BrokerPosition]) -> dict[LineKey, int]:
+    net: dict[LineKey, int] = defaultdict(int)
+    for row in positions:
+        net[LineKey(row.exchange, row.tradingsymbol, row.product)] += row.quantity
+    return dict(net)
+
+
+def _foreign(row: BookRow) -> ForeignOrder:
+    return ForeignOrder(
+        broker_order_id=row.broker_order_id,
+        tags=row.tags,
+        status=row.status,
+        exchange=row.exchange,
+        tradingsymbol=row.tradingsymbol,
+        product=row.product,
+        side=row.side,
+        quantity=row.quantity,
+        filled_quantity=row.filled_quantity,
+    )

@@ -1,0 +1,133 @@
+"""`alpha-panda reconcile`: compare the journal with the broker now, and show what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import typer
+
+from cli import show
+from cli.progress import console
+from core.trading.types import Broker
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from rich.table import Table
+
+    from api.models import Round
+    from api.reads import Reads
+    from core.events.payloads import ReconciledLine
+
+WAIT_S = 90.0
+ASK_EVERY_S = 0.3
+
+
+def register(app: typer.Typer) -> None:
+    @app.command()
+    def reconcile(
+        broker: Broker | None = typer.Option(None, help="One broker; all active ones without it."),
+        last: bool = typer.Option(False, "--last", help="Show the last round instead of running one."),
+        as_json: bool = typer.Option(False, "--json", help="A JSON list instead of tables."),
+    ) -> None:
+        """Compare each broker's book, trades and positions with what was booked here. Exit 0: no drift; 1: drift, or not compared."""
+        rounds = show.reading(lambda reads: _last(reads, broker) if last else _run(reads, broker))
+        if as_json:
+            show.print_json(rounds)
+        else:
+            for row in rounds:
+                _print(row)
+            if not rounds:
+                console.print("No round is on the log yet: is the service `orders-…` running? (`alpha-panda status`)")
+        if not rounds or any(not row.judged or row.drifting for row in rounds):
+            raise typer.Exit(1)
+
+
+async def _last(reads: Reads, broker: Broker | None) -> list[Round]:
+    return (await reads.reconciliations(broker=broker)).rounds
+
+
+async def _run(reads: Reads, broker: Broker | None) -> list[Round]:
+    """Ask every broker's workflow for a round and wait until the log tells of it.
+
+    Raises:
+        Transient: Temporal takes no request, or no round came in time; it says what to look at.
+    """
+    from core.ids import new_id
+    from core.reconcile_start import ask_now
+    from core.temporal import connect
+
+    client = await connect(reads.settings)
+    brokers = reads.settings.active_brokers if broker is None else (broker,)
+    asked = {one: new_id() for one in brokers}
+    for one, request_id in asked.items():
+        await ask_now(client, reads.settings, one, "asked by a person", request_id)
+    return [await _answer(reads, one, request_id) for one, request_id in asked.items()]
+
+
+async def _answer(reads: Reads, broker: Broker, request_id: UUID) -> Round:
+    from core.errors import Transient
+
+    until = time.monotonic() + WAIT_S
+    with console.status(f"{broker}: reading book, trades and positions"):
+        while time.monotonic() < until:
+            found = await reads.round_of_request(broker, request_id)
+            if found is not None:
+                return found
+            await asyncio.sleep(ASK_EVERY_S)
+    raise Transient(
+        f"no round of {broker} came within {WAIT_S:.0f} s; it was asked for and will come: look at `alpha-panda status` "
+        f"for orders-{broker}, broker-{broker} and order-views, then `alpha-panda reconcile --last`"
+    )
+
+
+def _print(row: Round) -> None:
+    verdict = f"[red]not compared[/]: {show.text(row.why_not)}"
+    if row.judged:
+        drifting = len(row.drifting)
+        verdict = f"[red]drift in {drifting} instruments[/]" if drifting else "[green]no drift[/]"
+    console.print(
+        f"[bold]{row.broker}[/] account {show.text(row.account)} · {show.ist(row.finished_at)} IST · {verdict} · "
+        f"{row.foreign_orders_count} foreign orders"
+    )
+    mended = {
+        "late fills booked": row.late_fills,
+        "rows adopted": len(row.adopted),
+        "workflows started again": len(row.started_again),
+        "events published late": row.published_late,
+    }
+    done = [f"{count} {what}" for what, count in mended.items() if count]
+    if done:
+        console.print("  " + ", ".join(done))
+    for trouble in row.trouble:
+        console.print(f"  [yellow]{show.text(trouble)}[/]")
+    if row.lines:
+        show.put(_table(row.lines))
+    for order in row.foreign_orders:
+        console.print(
+            f"  FOREIGN {order.side} {order.filled_quantity}/{order.quantity} {order.exchange}:{show.text(order.tradingsymbol)} "
+            f"{order.product} {order.status} · broker order {show.text(order.broker_order_id)}"
+        )
+
+
+def _table(lines: tuple[ReconciledLine, ...]) -> Table:
+    shown = show.table(
+        ("instrument", "left"), ("product", "left"), ("broker", "right"), ("ours", "right"), ("FOREIGN", "right"),
+        ("drift", "right"), ("note", "fold"),
+    )  # fmt: skip
+    for line in lines:
+        notes = []
+        if line.drift is None:
+            notes.append("moves just now")
+        if line.delivered:
+            notes.append(f"{line.delivered} of ours are holdings by now")
+        if line.uncovered:
+            notes.append(f"{line.uncovered} of ours closed by somebody else")
+        drift = "–" if line.drift is None else f"[red]{line.drift}[/]" if line.drift else "0"
+        instrument = show.text(f"{line.exchange}:{line.tradingsymbol}")
+        shown.add_row(
+            instrument, line.product, str(line.broker), str(line.ours), str(line.foreign), drift, "; ".join(notes)
+        )
+    return shown
