@@ -1,6 +1,6 @@
 """`make chaos [ORDERS=1000] [SEED=…]`: one run, its verdict and its scoreboard. Exit 0: no breach; 1: a breach, or too little was sent.
 
-Options for work on the run itself: --no-kills, --no-faults, --rate, --keep (leave the stack up), --no-docs.
+Options for work on the run itself: --help lists them.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ def _options(arguments: list[str]) -> Options:
     flags.add_argument("--rate", type=float, default=None, help="intents a second, over both brokers")
     flags.add_argument("--no-kills", action="store_true")
     flags.add_argument("--no-faults", action="store_true")
+    flags.add_argument(
+        "--parts", type=lambda text: tuple(text.split(",")), default=(), help="kill and freeze these alone"
+    )
     flags.add_argument("--keep", action="store_true", help="leave the stack running afterwards")
     flags.add_argument("--no-docs", action="store_true", help="do not write docs/chaos.md")
     given = flags.parse_args(arguments)
@@ -49,7 +52,14 @@ def _options(arguments: list[str]) -> Options:
         flags.error("--orders: at least 2, half a broker")
     seed = given.seed if given.seed is not None else int(time.time()) % 1_000_000
     return Options(
-        given.orders, seed, given.rate, not given.no_kills, not given.no_faults, given.keep, not given.no_docs
+        orders=given.orders,
+        seed=seed,
+        rate=given.rate,
+        kills=not given.no_kills,
+        faults=not given.no_faults,
+        parts=given.parts,
+        keep=given.keep,
+        docs=not given.no_docs,
     )
 
 

@@ -80,7 +80,6 @@ class Driver:
         self._slots = asyncio.Semaphore(AT_ONCE)
         self.published: dict[UUID, datetime] = {}
         """When each signal was handed to the log; the log acknowledged it before the run ended."""
-        self.finished: dict[Broker, bool] = dict.fromkeys(Broker, False)
 
     async def run(self) -> None:
         """Returns when everything that was begun is acknowledged."""
@@ -109,7 +108,6 @@ class Driver:
                 self.published[one.signal_id] = utc_now()
                 sends.create_task(self._publish(one, self.published[one.signal_id]))
             await asyncio.sleep(0.02)
-        self.finished[broker] = self._watch.claimed[broker] >= wanted
         self._world.log.write("published", broker=broker, claimed=self._watch.claimed[broker], wanted=wanted)
 
     def _may_go(self, one: Planned, entries: dict[int, UUID], now: float) -> bool:

@@ -34,7 +34,7 @@ TWICE_EVERY = 25
 REST_S = 8.0
 """From an entry to its exit at least, and from an exit to the instrument's next entry."""
 
-SPARE = 1.3
+SPARE = 1.4
 """Intents listed for one claimed send wanted: those that end unsent must not end the run early."""
 
 MOST_HELD = 80
@@ -101,7 +101,7 @@ def make(orders: int, seed: int, rate: float, began: datetime) -> Plan:
     """The plan of a run that begins at `began` (UTC): same seed, same intents; their ids carry the beginning."""
     rows: list[Planned] = []
     for broker in Broker:
-        count = round(orders / len(Broker) * SPARE) + 4
+        count = round(orders / len(Broker) * SPARE) + 10
         rows += _Trader(broker, seed, rate / len(Broker), began, universe()).intents(count)
     return Plan(seed, orders, rate, began, tuple(sorted(rows, key=lambda one: (one.due_s, one.broker, one.number))))
 

@@ -340,7 +340,7 @@ def _codes(denials: str) -> str:
     return ", ".join(row["code"] for row in json.loads(denials))
 
 
-def _short(status: OrderStatus, reason: str) -> str:
-    if "too old" in reason:
+def _short(status: OrderStatus, reason: str | None) -> str:
+    if "too old" in (reason or ""):
         return f"{status}: too old"
-    return f"{status}: {reason[:60]}"
+    return f"{status}: {(reason or 'no reason')[:60]}"

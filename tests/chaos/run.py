@@ -43,6 +43,7 @@ class Options:
     rate: float | None
     kills: bool
     faults: bool
+    parts: tuple[str, ...]
     keep: bool
     docs: bool
 
@@ -54,6 +55,7 @@ class Options:
     @property
     def command(self) -> str:
         extra = f" --rate {self.rate:g}" if self.rate else ""
+        extra += f" --parts {','.join(self.parts)}" if self.parts else ""
         off = "".join(f" --no-{name}" for name, on in (("kills", self.kills), ("faults", self.faults)) if not on)
         if not extra and not off:
             return f"make chaos ORDERS={self.orders} SEED={self.seed}"
@@ -70,7 +72,7 @@ class Run:
         self.watch = Watch(self.world)
         self.plan = plan.make(options.orders, options.seed, options.pace, utc_now())
         self.driver = Driver(self.world, self.plan, self.watch)
-        self.hand = Hand(self.world, blows.plan(self.world.parts, options.seed))
+        self.hand = Hand(self.world, blows.plan(list(options.parts) or self.world.parts, options.seed))
         self.injector = Injector(self.world, options.seed, options.orders / options.pace)
 
     async def go(self) -> int:
@@ -186,7 +188,7 @@ class Run:
         self.console.print(board, markup=False, soft_wrap=True)
         if self.options.docs:
             scoreboard.write(board)
-        short = [broker for broker in Broker if not self.driver.finished[broker]]
+        short = [broker for broker in Broker if verdict.claimed[broker] < self.options.orders // len(Broker)]
         if short:
             self.console.print(
                 f"[red]too few sends were claimed of {', '.join(short)}: the list of intents is used up[/]"
