@@ -135,7 +135,7 @@ class Marks:
         self._decoded: dict[str, tuple[Record, Mark | None]] = {}
 
     async def run(self) -> None:
-        reader = LogReader(self._ctx.settings, client_id="portfolio-marks", topics=[topics.MARKET_TICKS])
+        reader = LogReader(self._ctx.settings, client_id="portfolio-marks", topics=[topics.MARKET_TICKS], patient=True)
         try:
             await reader.start("latest")
             self._ctx.waiting.over("marks")
@@ -208,7 +208,7 @@ class BrokerPortfolio:
 
     async def _read_fills(self) -> None:
         topic = topics.orders_event(self._broker, "filled")
-        reader = LogReader(self._ctx.settings, client_id=f"portfolio-{self._broker}", topics=[topic])
+        reader = LogReader(self._ctx.settings, client_id=f"portfolio-{self._broker}", topics=[topic], patient=True)
         try:
             await reader.start("earliest")
             self._ctx.waiting.over(f"{self._broker} portfolio")

@@ -30,7 +30,7 @@ from core.health import HealthReporter
 from core.messaging import dlq, security
 from core.messaging.partition import Duties, PartitionWorker
 from core.messaging.producer import EventProducer
-from core.messaging.records import Handler, Record, record_of
+from core.messaging.records import Handler, Record, fetching, record_of
 from core.trading.types import Broker
 from core.waiting import Waiting, pause, pauses
 
@@ -39,9 +39,6 @@ __all__ = ["ConsumerRunner", "Handler", "Record", "group_of"]
 GROUP_PREFIX = "alpha-panda."
 
 POLL_MS = 500
-FETCH_WAIT_MS = 100
-"""How long the log may sit on a fetch that found nothing; a partition that goes on after a pause waits for it."""
-
 COMMIT_EVERY_S = 0.1
 COMMIT_S = 5.0
 SESSION_MS = 6_000
@@ -63,7 +60,7 @@ class ConsumerRunner:
     """Runs a service's handler over its topics. `ready` is set once partitions are assigned.
 
     `from_latest`: a partition this group never committed begins at its end instead of its beginning. `broker`: read under that
-    broker's Kafka user instead of the shared one.
+    broker's Kafka user instead of the shared one. `patient`: records may come up to PATIENT_MS late, many at once.
     """
 
     def __init__(
@@ -78,11 +75,13 @@ class ConsumerRunner:
         from_latest: bool = False,
         max_batch: int = 200,
         broker: Broker | None = None,
+        patient: bool = False,
     ) -> None:
         self.group = group_of(service)
         self.ready = asyncio.Event()
         self._settings = settings
         self._broker = broker
+        self._patient = patient
         self._service = service
         self._topics = tuple(topics)
         self._producer = producer
@@ -146,7 +145,7 @@ class ConsumerRunner:
             heartbeat_interval_ms=SESSION_MS // 3,
             rebalance_timeout_ms=REBALANCE_MS,
             request_timeout_ms=REBALANCE_MS + 5_000,
-            fetch_max_wait_ms=FETCH_WAIT_MS,
+            **fetching(self._patient),
         )
         self._consumer = consumer
         self._failure = asyncio.get_running_loop().create_future()

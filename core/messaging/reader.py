@@ -16,13 +16,12 @@ from core import logging
 from core.config import Settings
 from core.errors import Transient
 from core.messaging import security
-from core.messaging.records import Record, record_of
+from core.messaging.records import Record, fetching, record_of
 from core.trading.types import Broker
 
 ASK_S = 10.0
 """Bound of one question to the log (offsets, partitions)."""
 
-FETCH_WAIT_MS = 100
 MAX_RECORDS = 1000
 
 log = logging.get(__name__)
@@ -31,15 +30,25 @@ Offsets = Mapping[tuple[str, int], int]
 
 
 class LogReader:
-    """Every partition of its topics, each from its own offset. One task reads at a time."""
+    """Every partition of its topics, each from its own offset. One task reads at a time.
+
+    `patient`: records may come up to PATIENT_MS late, many at once; a log that need not answer each costs much less.
+    """
 
     def __init__(
-        self, settings: Settings, *, client_id: str, topics: Sequence[str], broker: Broker | None = None
+        self,
+        settings: Settings,
+        *,
+        client_id: str,
+        topics: Sequence[str],
+        broker: Broker | None = None,
+        patient: bool = False,
     ) -> None:
         self._settings = settings
         self._broker = broker
         self._client_id = client_id
         self._topics = tuple(topics)
+        self._patient = patient
         self._consumer: AIOKafkaConsumer | None = None
         self._partitions: list[TopicPartition] = []
 
@@ -56,7 +65,7 @@ class LogReader:
             client_id=self._client_id,
             enable_auto_commit=False,
             auto_offset_reset="none",
-            fetch_max_wait_ms=FETCH_WAIT_MS,
+            **fetching(self._patient),
             request_timeout_ms=int(ASK_S * 1000),
         )
         try:

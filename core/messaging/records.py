@@ -6,6 +6,19 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+EAGER_MS = 50
+"""How long the log may sit on a fetch that found nothing; a partition left out of it waits as long."""
+
+PATIENT_MS = 200
+PATIENT_BYTES = 64 * 1024
+
+
+def fetching(patient: bool) -> dict[str, int]:
+    """aiokafka's options for how eagerly the log answers a fetch: at the first record, or when there is something to fold."""
+    if patient:
+        return {"fetch_max_wait_ms": PATIENT_MS, "fetch_min_bytes": PATIENT_BYTES}
+    return {"fetch_max_wait_ms": EAGER_MS, "fetch_min_bytes": 1}
+
 
 @dataclass(frozen=True, slots=True)
 class Record:

@@ -42,10 +42,10 @@ def broker_engine(settings: Settings, broker: Broker, *, pool_size: int = 5) -> 
     return _engine(_url(settings, user, password), broker, pool_size, ping=False)
 
 
-def view_engine(settings: Settings, broker: Broker, *, pool_size: int = 3) -> AsyncEngine:
+def view_engine(settings: Settings, broker: Broker, *, pool_size: int = 3, ping: bool = True) -> AsyncEngine:
     """One broker's view tables under the shared services' role: API, command line, order views."""
     user, password = postgres_credentials(settings, None)
-    return _engine(_url(settings, user, password), broker, pool_size)
+    return _engine(_url(settings, user, password), broker, pool_size, ping=ping)
 
 
 def config_engine(settings: Settings, *, pool_size: int = 3) -> AsyncEngine:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, tuple_, update
+from sqlalchemy import ARRAY, Integer, Update, Uuid, any_, bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from core import failpoints
@@ -18,6 +18,7 @@ from core.clock import utc_now
 from core.messaging.producer import EventProducer
 from core.storage.db import transient
 from core.storage.models import OutgoingEventRow, table_of
+from core.storage.statements import Statement
 
 EVENTS = table_of(OutgoingEventRow)
 
@@ -58,53 +59,59 @@ class Outbox:
     async def _publish(self, order_ids: list[UUID]) -> dict[UUID, int | Exception]:
         """How many events of each order went out, or what kept them; one order's trouble is not another's."""
         async with transient("reading unpublished events"), self._engine.connect() as connection:
-            rows = (
-                (
-                    await connection.execute(
-                        select(EVENTS)
-                        .where(EVENTS.c.order_id.in_(order_ids), EVENTS.c.published_at.is_(None))
-                        .order_by(EVENTS.c.order_id, EVENTS.c.order_seq)
-                    )
-                )
-                .mappings()
-                .all()
-            )
+            rows = await _UNPUBLISHED.read(connection, order_ids=order_ids)
         if not rows:
             return {}
         by_order: dict[UUID, list[Any]] = defaultdict(list)
         for row in rows:
             by_order[row["order_id"]].append(row)
-        # One order's events go one after the other; different orders go at once.
+        # Handed over in order, so that a topic keeps it; acknowledged together.
         sent: list[tuple[UUID, int]] = []
-        outcomes = dict(
-            zip(
-                by_order, await asyncio.gather(*(self._send(events, sent) for events in by_order.values())), strict=True
-            )
-        )
+        sending = [self._send(events, sent) for events in by_order.values()]
+        outcomes = dict(zip(by_order, await asyncio.gather(*sending), strict=True))
         await failpoints.reached("publish.after_send")
         if sent:
-            async with transient("marking published events"), self._engine.begin() as connection:
-                await connection.execute(
-                    update(EVENTS)
-                    .where(tuple_(EVENTS.c.order_id, EVENTS.c.order_seq).in_(sent))
-                    .values(published_at=utc_now())
-                )
+            orders, seqs = zip(*sent, strict=True)
+            async with transient("marking published events"), self._engine.connect() as connection:
+                await _MARK.read(connection, order_ids=orders, order_seqs=seqs, now=utc_now())
         return outcomes
 
     async def _send(self, events: list[Any], sent: list[tuple[UUID, int]]) -> int | Exception:
-        """Send one order's events, noting each that the log has in `sent`; the first that fails ends it."""
-        for row in events:
-            try:
-                await self._producer.send_raw(
-                    row["topic"],
-                    key=row["key"].encode(),
-                    value=row["value"],
-                    headers=[(name, value.encode()) for name, value in row["headers"]],
-                )
-            except Exception as error:  # its askers get it
-                return error
-            sent.append((row["order_id"], row["order_seq"]))
-        return len(events)
+        """Send one order's events, noting each that the log has in `sent`. The first failure is the answer."""
+        answers = await asyncio.gather(*(self._send_one(row) for row in events), return_exceptions=True)
+        failure: Exception | None = None
+        for row, answer in zip(events, answers, strict=True):
+            if answer is None:
+                sent.append((row["order_id"], row["order_seq"]))
+            elif not isinstance(answer, Exception):
+                raise answer  # a cancellation: the process stops
+            else:
+                failure = failure or answer
+        return failure or len(events)
+
+    async def _send_one(self, row: Any) -> None:
+        headers = [(name, value.encode()) for name, value in row["headers"]]
+        await self._producer.send_raw(row["topic"], key=row["key"].encode(), value=row["value"], headers=headers)
+
+
+_UNPUBLISHED = Statement(
+    select(EVENTS)
+    .where(EVENTS.c.order_id == any_(bindparam("order_ids", type_=ARRAY(Uuid))), EVENTS.c.published_at.is_(None))
+    .order_by(EVENTS.c.order_id, EVENTS.c.order_seq)
+)
+
+
+def _mark() -> Update:
+    ids, seqs = bindparam("order_ids", type_=ARRAY(Uuid)), bindparam("order_seqs", type_=ARRAY(Integer))
+    done = func.unnest(ids, seqs).table_valued("order_id", "order_seq", name="done").render_derived()
+    return (
+        update(EVENTS)
+        .where(EVENTS.c.order_id == done.c.order_id, EVENTS.c.order_seq == done.c.order_seq)
+        .values(published_at=bindparam("now", type_=EVENTS.c.published_at.type))
+    )
+
+
+_MARK = Statement(_mark())
 
 
 def _settle(futures: list[asyncio.Future[int]], outcome: int | Exception) -> None:

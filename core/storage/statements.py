@@ -22,7 +22,7 @@ _DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
 
 
 class Statement:
-    """SQL text with its parameters by name. JSON columns take and give JSON text here, not Python values."""
+    """SQL text with its parameters by name. JSON columns take JSON text here, and give Python values."""
 
     def __init__(self, clause: ClauseElement) -> None:
         self._clause = clause

@@ -21,6 +21,7 @@ from core.events.envelope import Envelope
 from core.events.payloads import OrderEvent, OrderState, Signal, SignalRejected, SignalValidated
 from core.storage.db import transient
 from core.storage.models import ViewEventRow, ViewOrderRow, table_of
+from core.storage.statements import Statement
 from core.trading.types import OrderStatus
 
 ORDERS = table_of(ViewOrderRow)
@@ -53,8 +54,7 @@ async def store(engine: AsyncEngine, envelope: Envelope) -> None:
         statement = _STORE_BOTH
         values |= _named("order", _order_row(_pending(data), DECIDED))
     async with transient("writing order views"), engine.connect() as connection:
-        await connection.execution_options(isolation_level="AUTOCOMMIT")
-        await connection.execute(statement, values)
+        await statement.read(connection, **values)
 
 
 def _named(prefix: str, row: dict[str, Any]) -> dict[str, Any]:
@@ -65,6 +65,10 @@ def _columns(prefix: str, table: Table) -> dict[str, BindParameter[Any]]:
     return {column.name: bindparam(f"{prefix}_{column.name}", type_=column.type) for column in table.columns}
 
 
+def _store_event() -> Insert:
+    return insert(EVENTS).values(**_columns("event", EVENTS)).on_conflict_do_nothing()
+
+
 def _store_both() -> Insert:
     """The order's row, only forward, with the event's row alongside. Built once: building costs more than running."""
     statement = insert(ORDERS).values(**_columns("order", ORDERS))
@@ -73,11 +77,11 @@ def _store_both() -> Insert:
     statement = statement.on_conflict_do_update(
         index_elements=["order_id"], set_=newer, where=ORDERS.c.order_seq < statement.excluded.order_seq
     )
-    return statement.add_cte(_STORE_EVENT.cte("event"))
+    return statement.add_cte(_store_event().cte("event"))
 
 
-_STORE_EVENT = insert(EVENTS).values(**_columns("event", EVENTS)).on_conflict_do_nothing()
-_STORE_BOTH = _store_both()
+_STORE_EVENT = Statement(_store_event())
+_STORE_BOTH = Statement(_store_both())
 
 
 def _event_row(envelope: Envelope) -> dict[str, Any]:
@@ -101,7 +105,7 @@ def _event_row(envelope: Envelope) -> dict[str, Any]:
         "order_id": order_id,
         "order_seq": order_seq,
         "correlation_id": envelope.correlation_id,
-        "data": data.model_dump(mode="json"),
+        "data": data.model_dump_json(),
     }
 
 
@@ -135,7 +139,7 @@ def _order_row(order: OrderState, order_seq: int) -> dict[str, Any]:
         "side": order.side.value,
         "status": order.status.value,
         "order_seq": order_seq,
-        "state": order.model_dump(mode="json"),
+        "state": order.model_dump_json(),
         "created_at": order.created_at,
         "updated_at": order.updated_at,
     }
