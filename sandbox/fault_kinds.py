@@ -94,6 +94,47 @@ class KindSpec:
 
     defaults: dict[str, Any] = field(default_factory=dict)
 
+    def example(self, kind: FaultKind) -> dict[str, Any]:
+        """A rule of this kind as one would write it."""
+        return {"kind": str(kind), **_EXAMPLES.get(kind, _EXAMPLE_OF[self.family])}
+
+
+_EXAMPLE_OF: dict[Family, dict[str, Any]] = {
+    Family.ANSWER: {"rate": 0.02},
+    Family.VIEW: {"for_s": 5},
+    Family.ORDER: {"rate": 0.05, "delay_s": 1},
+    Family.ACCOUNT: {"after_s": 60},
+    Family.UPDATE: {"rate": 0.1, "channel": "frame"},
+    Family.SOCKET: {"count": 1, "after_s": 30},
+}
+_EXAMPLES: dict[FaultKind, dict[str, Any]] = {
+    FaultKind.SLOW_ANSWER: {"rate": 0.02, "delay_s": 12},
+    FaultKind.SLOW_ACCEPT: {"nth": 10, "delay_s": 12},
+    FaultKind.HTTP_429: {"nth": 5},
+    FaultKind.HTTP_502: {"rate": 0.02, "accepted": True},
+    FaultKind.TRUNCATED_BODY: {"route": "orders", "rate": 0.05},
+    FaultKind.TIMED_OUT_400: {"tag": "AB12*", "accepted": True},
+    FaultKind.SESSION_KILLED: {"route": "*", "nth": 200},
+    FaultKind.ERROR: {"error_type": "MarginException", "message": "Insufficient funds.", "rate": 0.01},
+    FaultKind.SANDBOX_KILLED: {"nth": 100, "accepted": True},
+    FaultKind.EMPTY_BOOK: {"after_s": 20, "for_s": 10},
+    FaultKind.FOREIGN_BOOK: {"nth": 3, "user_id": "ZZ0001"},
+    FaultKind.STALE_BOOK: {"rate": 0.1},
+    FaultKind.HISTORY_DISORDER: {"rate": 0.5},
+    FaultKind.LATE_IN_BOOK: {"rate": 0.05, "delay_s": 0.1, "delay_max_s": 60},
+    FaultKind.PARTIAL_THEN_CANCEL: {"rate": 0.02, "quantity": 3},
+    FaultKind.FILL_RACES_CANCEL: {"rate": 0.5},
+    FaultKind.FILL_AFTER_CANCELLED: {"rate": 0.2, "delay_s": 2},
+    FaultKind.MODIFIED_IN_APP: {"symbol": "NSE:INFY", "now": True, "delay_s": 0, "quantity": 5},
+    FaultKind.CANCELLED_IN_APP: {"symbol": "NSE:INFY", "now": True, "delay_s": 0},
+    FaultKind.RMS_SQUARE_OFF: {"symbol": "NSE:INFY", "now": True},
+    FaultKind.FOREIGN_ORDER: {"symbol": "NSE:SBIN", "now": True, "side": "SELL", "quantity": 9, "product": "MIS"},
+    FaultKind.FOREIGN_POSITION: {"symbol": "NSE:TCS", "quantity": -5, "product": "MIS", "price": 3000},
+    FaultKind.UPDATE_DUPLICATED: {"rate": 0.1, "copies": 2},
+    FaultKind.UPDATE_DELAYED: {"rate": 0.1, "delay_s": 0.5, "delay_max_s": 20},
+    FaultKind.SOCKET_MUTE: {"count": 1, "after_s": 30, "delay_s": 15},
+    FaultKind.CLOCK_SKEW: {"rate": 0.001, "skew_s": -60},
+}
 
 _ASSUMED = "assumed"
 _LOST = "kite.trade/forum/discussion/9602, /4827, /8124 (orders live although the answer never came)"

@@ -82,6 +82,18 @@ class SandboxProcess:
         if self.process.poll() is None:
             self.stop()
 
+    def fault(self, kind: str, **rule: Any) -> dict[str, Any]:
+        """Put one rule to work; as the sandbox keeps it."""
+        (kept,) = self.admin("POST", "faults", kind=kind, **rule)
+        return dict(kept)
+
+    def fired(self, rule: dict[str, Any]) -> list[dict[str, Any]]:
+        """What this rule did so far."""
+        return [each for each in self.admin("GET", "faults?log=5000")["log"] if each["rule"] == rule["id"]]
+
+    def ledger(self, tag: str) -> list[dict[str, Any]]:
+        return list(self.admin("GET", f"ledger?tag={tag}"))
+
     def admin(self, method: str, path: str, **body: Any) -> Any:
         answer = httpx.request(method, f"{self.root}/admin/{path}", json=body if method == "POST" else None)
         assert answer.status_code == 200, answer.text
