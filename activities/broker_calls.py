@@ -158,6 +158,8 @@ class BrokerCalls:
             raise _again("LeaseLost", "another process holds the broker's lease now", 1.0)
         if claim.result is ClaimResult.ALREADY:
             return await self._claimed_before(place)
+        if claim.soon:
+            raise _again("EntryBeingSent", claim.told, 0.2)
         if claim.result is ClaimResult.IN_DOUBT:
             raise _InDoubt(claim.told)
         status, reason = _UNPLACEABLE[claim.result]

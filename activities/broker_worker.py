@@ -5,12 +5,18 @@ A second one waits as standby. Losing the lease stops the workers; a thawed hold
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 from temporalio.client import Client
 from temporalio.worker import PollerBehaviorAutoscaling, Worker
 
 from activities.broker_calls import BrokerCalls
+from activities.command_calls import CommandCalls
+from activities.kill_broker_calls import KillBrokerCalls
+from activities.reconcile_book import ReconcileBook
 from core.brokers.pacer import Pacer
 from core.brokers.paper import PaperTrader
 from core.brokers.port import Trader
@@ -21,17 +27,22 @@ from core.ids import new_id
 from core.routing import account, broker_lease, broker_queue, urgent_queue
 from core.service import ServiceContext
 from core.storage.claims import LeaseProof, sends_since, sends_today
+from core.storage.command_journal import CommandJournal
 from core.storage.db import broker_engine
 from core.storage.journal import Journal
 from core.storage.leases import Lease
 from core.storage.models import LeaseRow
 from core.temporal import connect, watched
 from core.trading.calendar import calendar_for
+from core.trading.durations import OrderDurations
 from core.trading.types import Broker
 
 SLOTS = 8
 """Broker calls in flight a queue: fewer than the journal has connections, so that no call waits for one past its heartbeat.
 The pacer, not this, holds the broker's limits."""
+
+GRACE = timedelta(seconds=8)
+"""After a stop, calls under way go on: just past the 7 s a broker has to answer, within the 10 s a process has to end."""
 
 
 def make_trader(settings: Settings, broker: Broker) -> Trader:
@@ -66,28 +77,43 @@ async def _serve(ctx: ServiceContext, client: Client, journal: Journal, proof: L
     owner = account(ctx.settings, journal.broker)
     pacer.preload(ages_s=await sends_since(journal, owner, 60.0), today=await sends_today(journal, owner))
     calendar = calendar_for(simulated=ctx.settings.simulated)
-    calls = BrokerCalls(journal, trader, BookReader(trader), pacer, proof, calendar)
+    reader = BookReader(trader)
+    calls = BrokerCalls(journal, trader, reader, pacer, proof, calendar)
+    commands = CommandCalls(
+        CommandJournal(journal.engine, journal.broker), trader, reader, Pacer(trader.profile.commands), proof
+    )
+    kills = KillBrokerCalls(journal, trader, reader, pacer, proof)
+    durations = OrderDurations().scaled(ctx.settings.duration_factor)
+    rounds = ReconcileBook(journal, trader, reader, client, commands, durations)
+    more = (
+        commands.carry_out,
+        commands.adopt_late_row,
+        kills.see_account,
+        kills.close_foreign,
+        rounds.compare_with_broker,
+    )
+    urgent = _worker(client, urgent_queue(journal.broker), calls, *more)
+    entries = _worker(client, broker_queue(journal.broker), calls)
     try:
-        async with (
-            _worker(client, urgent_queue(journal.broker), calls),
-            _worker(client, broker_queue(journal.broker), calls),
-            watched(client, ctx.waiting),
-        ):
+        async with urgent, entries, watched(client, ctx.waiting):
             ctx.health.well("lease")
             ctx.health.started()
-            await ctx.stop.wait()
+            try:
+                await ctx.stop.wait()
+            finally:  # both at once: one after the other they would have twice the time
+                await asyncio.gather(urgent.shutdown(), entries.shutdown())
     finally:
         await trader.close()
 
 
-def _worker(client: Client, queue: str, calls: BrokerCalls) -> Worker:
+def _worker(client: Client, queue: str, calls: BrokerCalls, *more: Callable[..., Any]) -> Worker:
     return Worker(
         client,
         task_queue=queue,
-        activities=[calls.place_order, calls.look_at_book, calls.look_up_by_tag],
+        activities=[calls.place_order, calls.look_at_book, calls.look_up_by_tag, *more],
         max_concurrent_activities=SLOTS,
         activity_task_poller_behavior=PollerBehaviorAutoscaling(initial=2),
-        graceful_shutdown_timeout=timedelta(seconds=3),
+        graceful_shutdown_timeout=GRACE,
         default_heartbeat_throttle_interval=timedelta(seconds=1),
         max_heartbeat_throttle_interval=timedelta(seconds=1),
     )

@@ -132,7 +132,7 @@ class OrderWorkflow:
         """Claim and send. Retried by Temporal for as long as nothing left for certain; an entry grows too old meanwhile."""
         if self.view.waits is not None:
             durations = self.order.durations
-            pause = min(durations.retry_longest * 2 ** min(self.looks, 12), durations.look_longest)
+            pause = min(durations.retry_first * 2 ** min(self.looks, 12), durations.absence_spacing)
             await self._until(lambda: False, pause, "try again to exit")
             if self._due() is not None:
                 return

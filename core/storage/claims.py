@@ -51,6 +51,8 @@ class Claim:
     result: ClaimResult
     quantity: int = 0
     told: str = ""
+    soon: bool = False
+    """IN_DOUBT only because an entry is being sent this moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ async def claim_send(journal: Journal, order_id: UUID, send_no: int, proof: Leas
             left, doubt = await _left_to_exit(connection, order)
             quantity = min(quantity, left)
             if doubt is not None and (quantity <= 0 or doubt.intent == Intent.ENTRY):
-                return Claim(ClaimResult.IN_DOUBT, told=doubt.told)
+                return Claim(ClaimResult.IN_DOUBT, told=doubt.told, soon=doubt.soon)
             if quantity <= 0:
                 return Claim(ClaimResult.FLAT)
         now = utc_now()
@@ -129,6 +131,7 @@ def _lease_is_ours(proof: LeaseProof) -> tuple[Any, ...]:
 class _Doubt:
     intent: str
     told: str
+    soon: bool
 
 
 async def _left_to_exit(connection: AsyncConnection, order: dict[str, Any]) -> tuple[int, _Doubt | None]:
@@ -156,7 +159,8 @@ async def _left_to_exit(connection: AsyncConnection, order: dict[str, Any]) -> t
     exits = ORDERS.c.intent == Intent.EXIT.value
     working = rest.where(others, exits, SENDS.c.state.in_(_WORKING)).scalar_subquery()
     late = rest.where(here, exits, SENDS.c.state == SendState.LATE).scalar_subquery()
-    taken = await connection.scalar(select(working + late))
+    taken = (await connection.execute(select(working.label("working"), late.label("late")))).one()
+    left = held - int(taken.working) - int(taken.late)
     doubtful = (
         await connection.execute(
             select(ORDERS.c.intent, ORDERS.c.status, ORDERS.c.order_id)
@@ -168,15 +172,19 @@ async def _left_to_exit(connection: AsyncConnection, order: dict[str, Any]) -> t
                     and_(ORDERS.c.intent == Intent.ENTRY.value, SENDS.c.state == SendState.SENDING),
                 ),
             )
-            .order_by(ORDERS.c.intent)
+            .order_by(ORDERS.c.intent, ORDERS.c.status.desc())
             .limit(1)
         )
     ).first()
+    if doubtful is None and taken.late:
+        told = f"waits: an earlier send of {taken.late} turned up late in the book and is being cancelled"
+        return left, _Doubt(Intent.EXIT, told, False)
     if doubtful is None:
-        return held - int(taken or 0), None
-    status = "being sent" if doubtful.status == OrderStatus.PENDING else doubtful.status
+        return left, None
+    sending = doubtful.status == OrderStatus.PENDING
+    status = "being sent" if sending else doubtful.status
     told = f"waits: {doubtful.intent} {doubtful.order_id} of the same position is {status}"
-    return held - int(taken or 0), _Doubt(doubtful.intent, told)
+    return left, _Doubt(doubtful.intent, told, sending)
 
 
 async def _why_not(connection: AsyncConnection, order: dict[str, Any], send_no: int, proof: LeaseProof) -> ClaimResult:

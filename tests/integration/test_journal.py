@@ -124,7 +124,7 @@ async def test_unknown_is_never_claimed_again_and_a_late_answer_is_believed(worl
 async def test_an_entry_proven_absent_expires_and_an_exit_opens_its_next_send(world: JournalWorld) -> None:
     await world.hold(Side.BUY, 10)
     entry, leave = await world.order(), await world.order(Side.SELL, 10, Intent.EXIT)
-    for order_id in (entry, leave):
+    for order_id in (leave, entry):
         await world.claim(order_id)
         await world.journal.unknown(order_id, 1, "read timeout")
     assert (await world.journal.absent(entry, 1, "3 books")).status is OrderStatus.EXPIRED
