@@ -198,10 +198,10 @@ def _wants_native(command: str) -> bool:
     return bool(prerequisites.docker_reason())
 
 
-def _ports(command: str) -> dict[str, int] | None:
+def _ports(command: str, native: bool) -> dict[str, int] | None:
     if command == "test":
         return prerequisites.test_ports()
-    return prerequisites.wanted_ports(prerequisites.home()) if command in {"up", "run"} else None
+    return prerequisites.wanted_ports(prerequisites.home(), native=native) if command in {"up", "run"} else None
 
 
 def prepare(command: str) -> None:
@@ -214,7 +214,7 @@ def prepare(command: str) -> None:
     folder = prerequisites.test_home() if command == "test" else prerequisites.home()
     done = installed(native)
     for attempt in (1, 2):
-        found = prerequisites.check(native=native, ports=_ports(command), folder=folder, installed=done)
+        found = prerequisites.check(native=native, ports=_ports(command, native), folder=folder, installed=done)
         if not found:
             break
         if attempt == 2 or not prerequisites.offer(found):

@@ -32,6 +32,13 @@ DEFAULT_PORTS = {
     "API_PORT": 28000,
     "SANDBOX_PORT": 28100,
 }
+DOCKER_PORTS = {name: port for name, port in DEFAULT_PORTS.items() if name != "KAFKA_CONTROLLER_PORT"} | {
+    "CONSOLE_PORT": 28080
+}
+"""What docker/compose.yaml publishes: Redpanda has its Console; its controller is inside."""
+
+ALL_PORTS = DEFAULT_PORTS | DOCKER_PORTS
+
 TEST_PORTS = {
     "KAFKA_PORT": 19092,
     "KAFKA_CONTROLLER_PORT": 19093,
@@ -94,7 +101,7 @@ def env_values(folder: Path) -> dict[str, str]:
             match = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*=\s*(.*?)\s*", line)
             if match:
                 values[match[1].upper()] = match[2].strip("'\"")
-    return values | {key: value for key, value in os.environ.items() if key in values or key in DEFAULT_PORTS}
+    return values | {key: value for key, value in os.environ.items() if key in values or key in ALL_PORTS}
 
 
 def docker_reason() -> str:
@@ -216,11 +223,14 @@ def _name_of(pid: int) -> str:
         return "a process"
 
 
-def wanted_ports(folder: Path) -> dict[str, int]:
-    """Setting → port. A value that is no port is left to the settings' own check, which names it."""
+def wanted_ports(folder: Path, *, native: bool = True) -> dict[str, int]:
+    """Setting → port that the native stack, or the Docker one, listens on.
+
+    A value that is no port is left to the settings' own check, which names it.
+    """
     values = env_values(folder)
     ports = {}
-    for name, default in DEFAULT_PORTS.items():
+    for name, default in (DEFAULT_PORTS if native else DOCKER_PORTS).items():
         text = values.get(name, str(default))
         if text.isdigit() and 0 < int(text) < 65536:
             ports[name] = int(text)

@@ -87,7 +87,7 @@ def test_every_setting_without_a_default_is_written_and_every_written_one_is_kno
 
 
 def test_the_bootstrap_checks_the_ports_the_settings_use() -> None:
-    for name, port in prerequisites.DEFAULT_PORTS.items():
+    for name, port in prerequisites.ALL_PORTS.items():
         assert Settings.model_fields[name.lower()].default == port
     assert set(prerequisites.DEFAULT_PORTS) < set(prerequisites.TEST_PORTS) == set(prerequisites.TEST_OFFSETS)
     assert not set(prerequisites.DEFAULT_PORTS.values()) & {5432, 6379, 9092, 8000}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from docker import prerequisites
 from docker.prerequisites import Findings, check, install_line, message
@@ -87,6 +89,18 @@ def test_ports_come_from_the_env_file_with_the_environment_over_it(
     assert ports["REDIS_PORT"] == 30379
     assert ports["POSTGRES_PORT"] == 30432
     assert "API_PORT" not in ports  # the settings' own check names it
+
+
+def test_the_docker_stack_needs_the_ports_its_compose_file_publishes(tmp_path: Path) -> None:
+    compose = yaml.safe_load((prerequisites.ROOT / "docker" / "compose.yaml").read_text())
+    published = {
+        name
+        for service in compose["services"].values()
+        for each in service.get("ports", ())
+        for name in re.findall(r"127\.0\.0\.1:\$\{([A-Z_]+)", each)
+    }
+    assert set(prerequisites.wanted_ports(tmp_path, native=False)) == published
+    assert "CONSOLE_PORT" not in prerequisites.wanted_ports(tmp_path, native=True)
 
 
 def test_docker_is_refused_with_its_reason_where_it_is_not_installed(
