@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from core.config import PROJECT_ROOT
 from core.errors import StopTheStart
 from core.service import ServiceContext
 from sandbox.config import SandboxConfig
@@ -26,6 +27,11 @@ def config(ctx: ServiceContext) -> SandboxConfig:
         redirect_url=f"http://127.0.0.1:{settings.kite_login_port}/",
         still=settings.sandbox_still,
         extra_instruments=settings.sandbox_extra_instruments,
+        strict_limits=settings.sandbox_strict_limits,
+        orders_per_second=settings.sandbox_orders_per_second,
+        orders_per_minute=settings.sandbox_orders_per_minute,
+        orders_per_day=settings.sandbox_orders_per_day,
+        scenario=PROJECT_ROOT / settings.sandbox_scenario if settings.sandbox_scenario else None,
     )
 
 

@@ -74,6 +74,11 @@ class Settings(BaseSettings):
     sandbox_seed: int = 7
     sandbox_still: bool = False
     sandbox_extra_instruments: int = Field(default=0, ge=0, le=5000)
+    sandbox_strict_limits: bool = False
+    sandbox_orders_per_second: int = Field(default=10, ge=1)
+    sandbox_orders_per_minute: int = Field(default=400, ge=1)
+    sandbox_orders_per_day: int = Field(default=5000, ge=1)
+    sandbox_scenario: str = ""
 
     kite_api_key: str = Field(min_length=4)
     kite_api_secret: SecretStr = Field(min_length=8)
