@@ -1,0 +1,504 @@
+"""Rounds of reconciliation on a real journal, log and Temporal, with a broker that shows what each test says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select, update
+from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.service import RPCError
+from temporalio.testing import ActivityEnvironment
+
+from activities.command_calls import CommandCalls
+from activities.reconcile_book import ReconcileBook
+from activities.reconcile_orders import ReconcileOrders
+from core import ids, metrics
+from core.brokers.pacer import Pacer
+from core.brokers.port import Book, BookRow, BrokerPosition, BrokerProfile, Trade
+from core.brokers.reader import BookReader
+from core.clock import trading_day, utc_now
+from core.config import Settings
+from core.errors import Transient
+from core.events.envelope import decode
+from core.events.payloads import Reconciliation
+from core.events.topics import reconciliations
+from core.messaging.producer import EventProducer
+from core.order_start import from_journal, start_order
+from core.reconcile_work import Compared, ReconcileDurations, RoundInput, RoundResult
+from core.routing import order_workflow_id
+from core.storage.command_journal import CommandJournal
+from core.storage.db import broker_engine
+from core.storage.journal import FILLS, SENDS
+from core.storage.outbox import Outbox
+from core.storage.reconcile import DAYS, ROUNDS, load_standing
+from core.temporal import connect
+from core.trading.durations import OrderDurations
+from core.trading.types import Broker, Exchange, Intent, OrderStatus, OrderType, Product, Side
+from tests.journal_world import JournalWorld, trade
+
+pytestmark = pytest.mark.stack
+
+AT_ONCE = ReconcileDurations(left_behind=0.0, young=0.0, confirm=0.0, blind=0.0)
+BROKER = Broker.ZERODHA
+
+
+@dataclass
+class ToldTrader:
+    """Shows the book, trades and positions it is told to. `cancelled` is what was asked to be cancelled."""
+
+    owner: str
+    rows: list[BookRow] = field(default_factory=list)
+    listed: dict[str, list[Trade]] = field(default_factory=dict)
+    net: dict[tuple[str, Product], int] = field(default_factory=dict)
+    cancelled: list[str] = field(default_factory=list)
+    between: Any = None
+    profile: BrokerProfile = field(
+        default_factory=lambda: BrokerProfile(None, 0, None, 0, None, 0, None, delivers=True)
+    )
+    broker: Broker = BROKER
+
+    async def account(self) -> str:
+        return self.owner
+
+    async def book(self) -> Book:
+        now = utc_now()
+        return Book(self.owner, trading_day(now), now, now, tuple(self.rows))
+
+    async def orders(self, broker_order_ids: Sequence[str]) -> dict[str, BookRow]:
+        return {row.broker_order_id: row for row in self.rows if row.broker_order_id in broker_order_ids}
+
+    async def trades(self, broker_order_ids: Sequence[str]) -> dict[str, tuple[Trade, ...]]:
+        return {key: tuple(found) for key, found in self.listed.items() if key in broker_order_ids}
+
+    async def positions(self) -> tuple[BrokerPosition, ...]:
+        if self.between is not None:
+            between, self.between = self.between, None
+            await between()
+        return tuple(
+            BrokerPosition(Exchange.NSE, symbol, 408065, product, quantity, Decimal(100))
+            for (symbol, product), quantity in self.net.items()
+            if quantity
+        )
+
+    async def cancel(self, broker_order_id: str) -> None:
+        self.cancelled.append(broker_order_id)
+
+    def order(
+        self,
+        broker_order_id: str,
+        signed: int,
+        *,
+        filled: int | None = None,
+        status: str = "COMPLETE",
+        tags: Iterable[str] = (),
+        lists: bool = True,
+        net: bool = True,
+        age_s: float = 60,
+    ) -> None:
+        """An order in the book, with its trade, and the position it made."""
+        side, quantity = Side.BUY if signed > 0 else Side.SELL, abs(signed)
+        filled = quantity if filled is None else filled
+        self.rows = [row for row in self.rows if row.broker_order_id != broker_order_id]
+        self.rows.append(
+            BookRow(
+                broker_order_id, tuple(tags), status, None, Exchange.NSE, "INFY", 408065, side, Product.MIS,
+                OrderType.MARKET, quantity, filled, 0, None, None, None, utc_now(),
+            )
+        )  # fmt: skip
+        if filled and lists:
+            at = utc_now() - timedelta(seconds=age_s)
+            self.listed[broker_order_id] = [
+                Trade(f"T{broker_order_id}", broker_order_id, Exchange.NSE, "INFY", 408065, side, Product.MIS, filled,
+                      Decimal(100), at)
+            ]  # fmt: skip
+        if net:
+            key = ("INFY", Product.MIS)
+            self.net[key] = self.net.get(key, 0) + filled * side.sign
+
+
+@dataclass
+class HeardAlerts:
+    raised: list[tuple[str, str]] = field(default_factory=list)
+
+    async def raise_(self, kind: str, subject: str, message: str, action: str, **details: str) -> None:
+        self.raised.append((kind, message))
+
+    def kinds(self) -> list[str]:
+        return [kind for kind, _ in self.raised]
+
+
+@dataclass
+class World:
+    """An account of its own: its journal, its broker, and the two halves of a round."""
+
+    account: str
+    journal: JournalWorld
+    trader: ToldTrader
+    book: ReconcileBook
+    orders: ReconcileOrders
+    alerts: HeardAlerts
+    client: Client
+    sent: list[tuple[str, Reconciliation]]
+
+    def at(self, **changes: Any) -> RoundInput:
+        given: dict[str, Any] = {
+            "round_id": ids.new_id(),
+            "broker": BROKER,
+            "account": self.account,
+            "target": "test",
+            "reasons": ("a test",),
+            "durations": AT_ONCE,
+        }
+        return RoundInput(**given | changes)
+
+    async def round(self, **changes: Any) -> Reconciliation:
+        """One whole round; what it told the log."""
+        at = self.at(**changes)
+        mended = await ActivityEnvironment().run(self.orders.mend_orders, at)
+        compared: Compared | None = None
+        trouble: tuple[str, ...] = ()
+        try:
+            compared = await ActivityEnvironment().run(self.book.compare_with_broker, at)
+        except Transient as error:
+            trouble = (str(error),)
+        result = RoundResult(round=at, mended=mended, compared=compared, trouble=trouble)
+        await ActivityEnvironment().run(self.orders.report_round, result)
+        return next(report for _, report in reversed(self.sent) if report.round_id == at.round_id)
+
+    async def order(self, side: Side = Side.BUY, quantity: int = 10, **changes: Any) -> UUID:
+        return await self.journal.order(side, quantity, account=self.account, **changes)
+
+    async def filled(self, quantity: int = 10, **changes: Any) -> tuple[UUID, str]:
+        """Ours: sent, filled, booked, and in the book just so."""
+        order_id = await self.order(quantity=quantity, **changes)
+        broker_order_id = await self.journal.sent(order_id)
+        self.trader.order(broker_order_id, quantity)
+        one = self.trader.listed[broker_order_id][0]
+        await self.journal.fill(order_id, trade(quantity, name=one.trade_id, at=one.filled_at))
+        return order_id, broker_order_id
+
+    async def status(self, order_id: UUID) -> OrderStatus:
+        return (await self.journal.journal.load(order_id)).status
+
+
+@pytest.fixture
+async def world(stack: Settings) -> AsyncIterator[World]:
+    engine = broker_engine(stack, BROKER)
+    journal = await JournalWorld.make(engine, BROKER)
+    account = f"R{ids.new_id().hex[-10:].upper()}"
+    trader, alerts = ToldTrader(account), HeardAlerts()
+    told: Any = trader
+    heard: Any = alerts
+    client = await connect(stack)
+    producer = EventProducer(stack, client_id="test", broker=BROKER)
+    await producer.start()
+    sent: list[tuple[str, Reconciliation]] = []
+    send = producer.send_raw
+
+    async def send_raw(topic: str, *, key: bytes, value: bytes, headers: Any) -> None:
+        await send(topic, key=key, value=value, headers=headers)
+        data = decode(value).data
+        if isinstance(data, Reconciliation):
+            sent.append((topic, data))
+
+    producer.send_raw = send_raw  # type: ignore[method-assign]
+    outbox = Outbox(engine, producer)
+    reader = BookReader(told)
+    commands = CommandCalls(CommandJournal(engine, BROKER), told, reader, Pacer(trader.profile), journal.proof)
+    durations = OrderDurations()
+    publishing = asyncio.create_task(outbox.run())
+    book = ReconcileBook(journal.journal, told, reader, client, commands, durations)
+    orders = ReconcileOrders(journal.journal, outbox, producer, heard, client, durations)
+    try:
+        yield World(account, journal, trader, book, orders, alerts, client, sent)
+    finally:
+        publishing.cancel()
+        await producer.stop()
+        await engine.dispose()
+
+
+def figures(report: Reconciliation) -> dict[str, tuple[int, int, int, int | None]]:
+    return {
+        f"{line.tradingsymbol}:{line.product}": (line.broker, line.ours, line.foreign, line.drift)
+        for line in report.lines
+    }
+
+
+# comparing --------------------------------------------------------------------------------------------------------
+
+
+async def test_ours_foreign_and_carry_add_up_and_are_told_to_the_log(world: World) -> None:
+    world.trader.net[("TCS", Product.NRML)] = 5
+    await world.filled(10)
+    world.trader.order("F1", 7)
+    world.trader.order("F2", -3, filled=0, status="OPEN")
+    report = await world.round()
+    assert figures(report) == {"INFY:MIS": (17, 10, 7, 0), "TCS:NRML": (5, 0, 5, 0)}
+    assert report.judged
+    assert {row.broker_order_id: row.status for row in report.foreign_orders} == {"F1": "COMPLETE", "F2": "OPEN"}
+    assert report.foreign_orders_count == 2
+    assert world.trader.cancelled == [], "FOREIGN is never touched"
+    assert world.sent[0][0] == reconciliations(BROKER)
+    assert world.alerts.raised == []
+    gauge = metrics.foreign.labels(BROKER.value, "NSE:INFY", "MIS")
+    assert gauge._value.get() == 7
+
+
+async def test_drift_is_told_to_a_person_when_it_stands_and_its_gauge_goes_back(world: World) -> None:
+    await world.filled(10)
+    await world.round()
+    world.trader.net[("INFY", Product.MIS)] += 4
+    first = await world.round()
+    assert figures(first)["INFY:MIS"] == (14, 10, 0, 4)
+    assert world.alerts.raised == [], "a fill may be in flight"
+    await world.round()
+    await world.round()
+    assert world.alerts.kinds() == ["drift"]
+    assert "4 unexplained" in world.alerts.raised[0][1]
+    gauge = metrics.drift.labels(BROKER.value, "NSE:INFY", "MIS")
+    assert gauge._value.get() == 4
+    world.trader.net[("INFY", Product.MIS)] -= 4
+    assert figures(await world.round())["INFY:MIS"] == (10, 10, 0, 0)
+    assert gauge._value.get() == 0
+    assert (await load_standing(world.journal.journal, world.account)).drift.told == frozenset()
+
+
+async def test_a_fill_between_the_reads_is_not_drift(world: World) -> None:
+    await world.filled(10)
+    await world.round()
+
+    async def fills() -> None:
+        world.trader.order("F1", 5)
+
+    world.trader.between = fills
+    assert figures(await world.round())["INFY:MIS"] == (15, 10, 5, None)
+    assert figures(await world.round())["INFY:MIS"] == (15, 10, 5, 0)
+
+
+async def test_a_position_closed_by_somebody_else_is_told(world: World) -> None:
+    await world.filled(10)
+    world.trader.order("RMS", -10)
+    for _ in range(2):
+        report = await world.round()
+    assert figures(report)["INFY:MIS"] == (0, 10, -10, 0)
+    assert world.alerts.kinds() == ["position_uncovered"]
+
+
+async def test_the_carry_of_a_new_day_is_foreign_and_drift_of_the_old_one_is_not_forgotten(world: World) -> None:
+    await world.filled(10)
+    await world.round()
+    world.trader.net[("INFY", Product.MIS)] += 4
+    for _ in range(2):
+        await world.round()
+    await _yesterday(world)
+    report = await world.round()
+    assert figures(report)["INFY:MIS"] == (14, 10, 4, 0)
+    assert world.alerts.kinds() == ["drift", "drift"]
+    assert "counts as FOREIGN" in world.alerts.raised[1][1]
+
+
+async def _yesterday(world: World) -> None:
+    """Make all that was seen and booked be of the day before; the broker's book starts empty."""
+    before: date = trading_day(utc_now()) - timedelta(days=1)
+    async with world.journal.engine.begin() as connection:
+        for table in (FILLS, SENDS, DAYS):
+            await connection.execute(update(table).where(table.c.account == world.account).values(trading_day=before))
+        watched = await connection.scalar(
+            select(ROUNDS.c.watched).where(ROUNDS.c.account == world.account).order_by(ROUNDS.c.finished_at.desc())
+        )
+        await connection.execute(
+            update(ROUNDS)
+            .where(ROUNDS.c.account == world.account)
+            .values(watched=watched | {"day": before.isoformat()})
+        )
+    world.trader.rows, world.trader.listed = [], {}
+
+
+# books that are no evidence ---------------------------------------------------------------------------------------
+
+
+async def test_a_book_without_an_order_we_know_of_is_not_judged(world: World) -> None:
+    await world.filled(10)
+    await world.round()
+    world.trader.rows, world.trader.net = [], {}
+    report = await world.round()
+    assert (report.judged, report.lines) == (False, ())
+    assert report.why_not == "the book lacks 1 orders the journal knows of"
+    assert world.alerts.kinds() == ["reconcile_blind"]
+    await world.round()
+    assert world.alerts.kinds() == ["reconcile_blind"], "said once"
+
+
+async def test_foreign_trades_that_vanish_make_the_book_no_evidence(world: World) -> None:
+    world.trader.order("F1", 7)
+    await world.round()
+    world.trader.rows, world.trader.listed, world.trader.net = [], {}, {}
+    report = await world.round()
+    assert report.why_not == "1 foreign trades of today that were listed before are gone"
+
+
+async def test_another_accounts_book_is_not_judged(world: World) -> None:
+    world.trader.owner = "SOMEBODY"
+    report = await world.round()
+    assert "SOMEBODY's account" in (report.why_not or "")
+
+
+async def test_a_broker_that_is_away_is_told_and_the_rest_of_the_round_goes_on(world: World) -> None:
+    async def away() -> None:
+        raise Transient("zerodha positions: 503", part="zerodha")
+
+    world.trader.between = away
+    order_id = await world.order()
+    report = await world.round()
+    assert not report.judged
+    assert "zerodha positions: 503" in report.trouble
+    assert report.started_again == (order_id,)
+
+
+# what is mended ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_fill_after_the_end_is_booked_and_published(world: World) -> None:
+    order_id = await world.order()
+    broker_order_id = await world.journal.sent(order_id)
+    await world.journal.fill(order_id, trade(4), status="CANCELLED")
+    assert await world.status(order_id) is OrderStatus.CANCELLED
+    early = (await world.journal.fills())[0]
+    world.trader.order(broker_order_id, 10, filled=6, status="CANCELLED")
+    late = world.trader.listed[broker_order_id][0]
+    first = replace(late, trade_id=early["trade_id"], quantity=4, filled_at=early["filled_at"])
+    world.trader.listed[broker_order_id] = [first, replace(late, quantity=2)]
+    report = await world.round()
+    assert report.late_fills == 1
+    found = await world.journal.journal.load(order_id)
+    assert (found.status, found.order["filled_quantity"]) == (OrderStatus.CANCELLED, 6)
+    assert (await world.journal.position())["quantity"] == 6
+    events = await world.journal.events(order_id)
+    assert [event["published_at"] is not None for event in events] == [True] * len(events)
+    again = await world.round()
+    assert (again.late_fills, figures(again)["INFY:MIS"]) == (0, (6, 6, 0, 0))
+
+
+async def test_a_row_of_a_send_given_up_is_adopted_alarmed_and_cancelled_while_it_works(world: World) -> None:
+    order_id = await world.order()
+    await world.journal.claim(order_id)
+    await world.journal.journal.unknown(order_id, 1, "read timeout")
+    await world.journal.journal.absent(order_id, 1, "3 books without it")
+    assert await world.status(order_id) is OrderStatus.EXPIRED
+    world.trader.order("B77", 10, filled=3, status="OPEN", tags=[ids.order_tag(order_id, 1)])
+    report = await world.round()
+    assert (report.adopted, report.late_fills, report.foreign_orders_count) == ((order_id,), 1, 0)
+    assert world.trader.cancelled == ["B77"]
+    assert world.alerts.kinds() == ["late_row"]
+    assert await world.status(order_id) is OrderStatus.EXPIRED
+    assert (await world.journal.position())["quantity"] == 3
+    assert figures(await world.round())["INFY:MIS"] == (3, 3, 0, 0)
+
+
+async def test_a_round_repeated_after_a_crash_is_one_round(world: World) -> None:
+    await world.filled(10)
+    at = world.at()
+    compared = await ActivityEnvironment().run(world.book.compare_with_broker, at)
+    again = await ActivityEnvironment().run(world.book.compare_with_broker, at)
+    assert again == compared
+    for _ in range(2):
+        await ActivityEnvironment().run(world.orders.report_round, RoundResult(round=at, compared=compared))
+    assert len(world.sent) == 1
+
+
+async def test_events_left_behind_are_published(world: World) -> None:
+    order_id = await world.order()
+    await world.journal.sent(order_id)
+    report = await world.round()
+    assert report.published_late >= 1
+    assert all(event["published_at"] for event in await world.journal.events(order_id))
+
+
+async def test_a_log_that_is_away_keeps_rounds_and_events_for_the_next(world: World, monkeypatch: Any) -> None:
+    order_id = await world.order()
+    await world.journal.sent(order_id)
+    send = world.orders.producer.send_raw
+
+    async def away(*_: Any, **__: Any) -> None:
+        raise Transient("kafka does not take it", part="kafka")
+
+    monkeypatch.setattr(world.orders.producer, "send_raw", away)
+    with pytest.raises(Transient):
+        await world.round()
+    monkeypatch.setattr(world.orders.producer, "send_raw", send)
+    await world.round()
+    mine = [report for _, report in world.sent if report.account == world.account]
+    assert len(mine) == 2
+    assert any("does not take" in trouble for trouble in mine[0].trouble)
+    assert all(event["published_at"] for event in await world.journal.events(order_id))
+
+
+# lost workflows ---------------------------------------------------------------------------------------------------
+
+
+async def state(world: World, order_id: UUID) -> tuple[WorkflowExecutionStatus | None, str]:
+    found = await world.client.get_workflow_handle(order_workflow_id(BROKER, order_id)).describe()
+    return found.status, found.run_id
+
+
+async def test_the_workflow_of_an_open_order_is_started_when_it_is_gone_and_never_twice(world: World) -> None:
+    order_id = await world.order()
+    with pytest.raises(RPCError):
+        await state(world, order_id)
+    assert (await world.round()).started_again == (order_id,)
+    status, first = await state(world, order_id)
+    assert status is WorkflowExecutionStatus.RUNNING
+    assert (await world.round()).started_again == ()
+    assert (await state(world, order_id))[1] == first
+    await world.client.get_workflow_handle(order_workflow_id(BROKER, order_id)).terminate()
+    assert (await world.round()).started_again == (order_id,)
+    status, second = await state(world, order_id)
+    assert status is WorkflowExecutionStatus.RUNNING
+    assert second != first
+
+
+async def test_orders_of_another_target_stay_alone(world: World) -> None:
+    order_id = await world.order(target="production")
+    assert (await world.round()).started_again == ()
+    with pytest.raises(RPCError):
+        await state(world, order_id)
+
+
+async def test_a_workflow_that_missed_its_orders_end_is_told(world: World) -> None:
+    order_id = await world.order()
+    found = await world.journal.journal.load(order_id)
+    await start_order(world.client, from_journal(BROKER, found.order, OrderDurations()))
+    await world.journal.journal.end_unsent(order_id, OrderStatus.CANCELLED, "a person resolved it")
+    report = Reconciliation.model_validate((await _until_told(world, order_id)).model_dump())
+    assert report.told == (order_id,)
+    handle = world.client.get_workflow_handle(order_workflow_id(BROKER, order_id))
+    history = await handle.fetch_history()
+    signals = [e for e in history.events if e.HasField("workflow_execution_signaled_event_attributes")]
+    assert len(signals) == 1
+
+
+async def _until_told(world: World, order_id: UUID) -> Reconciliation:
+    """The visibility store is a moment behind: rounds until it lists the workflow."""
+    for _ in range(50):
+        report = await world.round()
+        if order_id in report.told:
+            return report
+    raise AssertionError("the workflow was not told in 50 rounds")
+
+
+async def test_the_input_from_the_journal_is_the_one_of_the_signal(world: World) -> None:
+    order_id = await world.order(Side.SELL, 7, intent=Intent.EXIT, price=Decimal("101.5"), order_type="LIMIT")
+    order = (await world.journal.journal.load(order_id)).order
+    made = from_journal(BROKER, order, OrderDurations())
+    assert (made.order_id, made.side, made.quantity, made.intent, made.price, made.send_no) == (
+        order_id, Side.SELL, 7, Intent.EXIT, Decimal("101.5"), 1,
+    )  # fmt: skip
+    assert (made.resumed, made.symbol, made.correlation_id) == (None, "INFY", order["correlation_id"])
+    assert made.requested_by == f"strategy {order['strategy_id']}"
