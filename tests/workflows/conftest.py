@@ -24,7 +24,16 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from core import order_work
-from core.order_work import AlertInput, LookInput, OrderInput, OrderView, PlaceInput
+from core.order_work import (
+    AlertInput,
+    CommandCall,
+    CommandNext,
+    CommandResult,
+    LookInput,
+    OrderInput,
+    OrderView,
+    PlaceInput,
+)
 from core.routing import broker_queue, order_workflow_id, orders_queue, urgent_queue
 from core.trading.durations import OrderDurations
 from core.trading.types import Broker, Intent, OrderStatus, OrderType, Side
@@ -64,6 +73,11 @@ def view(status: OrderStatus, **changes: Any) -> OrderView:
     return OrderView(**(values | changes))
 
 
+def after(status: OrderStatus, go_on: CommandNext = CommandNext.DONE, **changes: Any) -> CommandResult:
+    """What carrying out a command came to."""
+    return CommandResult(view=view(status, **changes), next=go_on, told="as the test says")
+
+
 @dataclass
 class FakeWorld:
     """Answers of the activities, taken in turn; the last one stays. Every call is noted."""
@@ -71,6 +85,7 @@ class FakeWorld:
     place: list[Answer] = field(default_factory=list)
     look: list[Answer] = field(default_factory=list)
     look_up: list[Answer] = field(default_factory=list)
+    command: list[CommandResult] = field(default_factory=list)
     publish_fails: int = 0
     calls: list[tuple[str, Any]] = field(default_factory=list)
     queues: list[tuple[str, str]] = field(default_factory=list)
@@ -94,6 +109,12 @@ class FakeWorld:
     @activity.defn(name=order_work.LOOK_UP_BY_TAG)
     async def look_up_by_tag(self, look: LookInput) -> OrderView:
         return await self._answer("look_up", look, self.look_up)
+
+    @activity.defn(name=order_work.CARRY_OUT)
+    async def carry_out(self, call: CommandCall) -> CommandResult:
+        self.calls.append(("command", call))
+        self.queues.append(("command", activity.info().task_queue))
+        return self.command.pop(0) if len(self.command) > 1 else self.command[0]
 
     @activity.defn(name=order_work.PUBLISH_EVENTS)
     async def publish_events(self, order_id: UUID) -> int:
@@ -153,7 +174,7 @@ class Desk:
 
 @asynccontextmanager
 async def desk(temporal: WorkflowEnvironment, world: FakeWorld) -> AsyncIterator[Desk]:
-    calls = [world.place_order, world.look_at_book, world.look_up_by_tag]
+    calls = [world.place_order, world.look_at_book, world.look_up_by_tag, world.carry_out]
     async with (
         Worker(
             temporal.client,

@@ -6,9 +6,10 @@ import asyncio
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
-from temporalio.client import WorkflowHistory
+from temporalio.client import WorkflowHandle, WorkflowHistory
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
@@ -35,13 +36,18 @@ async def ending(
     """Run one order to its end, then replay its history; SAVE_HISTORIES=1 keeps it for the replay test below."""
     async with desk(temporal, world) as at:
         handle = await at.start(order or make_input())
-        result = await handle.result()
-        history = await handle.fetch_history()
-        await replayer().replay_workflow(history)
-        if save and os.environ.get("SAVE_HISTORIES") == "1":
-            HISTORIES.mkdir(parents=True, exist_ok=True)
-            (HISTORIES / f"{save}.json").write_text(scrubbed(history.to_json()))
-        return result
+        return await ended(handle, save=save)
+
+
+async def ended(handle: WorkflowHandle[Any, OrderView], *, save: str | None = None) -> OrderView:
+    """The end of an order that runs, its history replayed and, if asked, kept."""
+    result = await handle.result()
+    history = await handle.fetch_history()
+    await replayer().replay_workflow(history)
+    if save and os.environ.get("SAVE_HISTORIES") == "1":
+        HISTORIES.mkdir(parents=True, exist_ok=True)
+        (HISTORIES / f"{save}.json").write_text(scrubbed(history.to_json()))
+    return result
 
 
 def scrubbed(history: str) -> str:
@@ -71,6 +77,12 @@ def test_every_ending_has_a_saved_history() -> None:
         "cancelled",
         "unresolved_found",
         "log_away",
+        "cancelled_unsent",
+        "cancelled_by_command",
+        "cancel_waits_for_the_order",
+        "modified",
+        "resolved_never_placed",
+        "exit_waited",
     }
 
 
