@@ -8,14 +8,23 @@ from datetime import timedelta
 from temporalio.worker import PollerBehaviorAutoscaling, UnsandboxedWorkflowRunner, Worker
 
 from activities.journal_calls import JournalCalls
+from activities.kill_calls import KillCalls
+from activities.reconcile_keeper import kept
+from activities.reconcile_orders import ReconcileOrders
 from core.alerts import Alerts
+from core.kill_start import kills_kept
 from core.messaging.producer import EventProducer
 from core.routing import orders_queue
 from core.service import ServiceContext
 from core.storage.db import broker_engine
+from core.storage.journal import Journal
 from core.storage.outbox import Outbox
 from core.temporal import connect, watched
+from core.trading.calendar import calendar_for
+from core.trading.durations import OrderDurations
+from workflows.kill_switch import KillSwitchWorkflow
 from workflows.order import OrderWorkflow
+from workflows.reconcile import ReconcileWorkflow
 
 CACHED_WORKFLOWS = 2000
 """Above the number of open orders: an evicted workflow is replayed from its whole history."""
@@ -32,11 +41,20 @@ async def main(ctx: ServiceContext) -> None:
     alerts = Alerts(producer, ctx.name)
     calls = JournalCalls(outbox, alerts, ctx.broker)
     client = await connect(ctx.settings)
+    kills = KillCalls(engine, ctx.broker, client, producer, calendar_for(simulated=ctx.settings.simulated))
+    durations = OrderDurations().scaled(ctx.settings.duration_factor)
+    rounds = ReconcileOrders(Journal(engine, ctx.broker), outbox, producer, alerts, client, durations)
     worker = Worker(
         client,
         task_queue=orders_queue(ctx.broker),
-        workflows=[OrderWorkflow],
-        activities=[calls.publish_events, calls.raise_alert],
+        workflows=[OrderWorkflow, ReconcileWorkflow, KillSwitchWorkflow],
+        activities=[
+            calls.publish_events,
+            calls.raise_alert,
+            rounds.mend_orders,
+            rounds.report_round,
+            *kills.activities,
+        ],
         workflow_runner=UnsandboxedWorkflowRunner(),
         max_cached_workflows=CACHED_WORKFLOWS,
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(initial=2),
@@ -44,7 +62,12 @@ async def main(ctx: ServiceContext) -> None:
         graceful_shutdown_timeout=timedelta(seconds=3),
     )
     try:
-        async with worker, watched(client, ctx.waiting):
+        async with (
+            worker,
+            watched(client, ctx.waiting),
+            kept(client, ctx.settings, ctx.broker),
+            kills_kept(client, engine, ctx.broker, durations, ctx.waiting),
+        ):
             ctx.health.started()
             await _until_stopped(ctx.stop, publishing)
     finally:
