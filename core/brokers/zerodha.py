@@ -119,8 +119,9 @@ class ZerodhaTrader:
             f"modify {broker_order_id}", lambda kite: kite.modify_order(VARIETY, broker_order_id, **changes)
         )
 
-    async def cancel(self, broker_order_id: str) -> None:
-        await self._call(f"cancel {broker_order_id}", lambda kite: kite.cancel_order(VARIETY, broker_order_id))
+    async def cancel(self, broker_order_id: str, *, variety: str = VARIETY) -> None:
+        """Ours are all of one variety; `variety` is for orders made in Kite (cover, iceberg, after market)."""
+        await self._call(f"cancel {broker_order_id}", lambda kite: kite.cancel_order(variety, broker_order_id))
 
     async def book(self) -> Book:
         """The whole book, if it is one day's and this account's.
@@ -155,6 +156,11 @@ class ZerodhaTrader:
     async def positions(self) -> tuple[BrokerPosition, ...]:
         """Net positions; closed ones are left out."""
         return await self._read("positions", lambda kite: rows.positions(kite.positions()))
+
+    async def left_out(self) -> tuple[str, ...]:
+        """Working orders and open positions in words we do not trade in, which `book` and `positions` leave out: for a person."""
+        orders = await self._read("orders", lambda kite: rows.odd_orders(kite.orders()))
+        return orders + await self._read("positions", lambda kite: rows.odd_positions(kite.positions()))
 
     async def funds(self) -> Funds:
         return await self._read("margins", lambda kite: rows.funds(kite.margins(segment="equity")))

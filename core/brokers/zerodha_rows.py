@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from core import logging
-from core.brokers.port import BookRow, BrokerPosition, Funds, Trade
+from core.brokers.port import BOOK_ENDS, BookRow, BrokerPosition, Funds, Trade
 from core.clock import IST, parse_kite_time
 from core.trading.types import Exchange, OrderType, Product, Side
 
@@ -67,8 +67,31 @@ _WORDS: dict[str, frozenset[str]] = {
 }
 
 
+def _odd(row: dict[str, Any], fields: Iterable[str]) -> list[str]:
+    return [f"{name}={row[name]}" for name in fields if row[name] not in _WORDS[name]]
+
+
+def odd_orders(found: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Working orders that `book_rows` leaves out, in words."""
+    working = (row for row in found if row["status"] not in BOOK_ENDS)
+    return tuple(
+        f"order {row['transaction_type']} {row['quantity']} {row['tradingsymbol']} ({row['order_id']}): {', '.join(odd)}"
+        for row in working
+        if (odd := _odd(row, _WORDS))
+    )
+
+
+def odd_positions(found: dict[str, Any]) -> tuple[str, ...]:
+    """Open positions that `positions` leaves out, in words."""
+    return tuple(
+        f"position {row['quantity']:+d} {row['tradingsymbol']}: {', '.join(odd)}"
+        for row in found["net"]
+        if int(row["quantity"]) and (odd := _odd(row, ("product", "exchange")))
+    )
+
+
 def _speaks_our_words(row: dict[str, Any], id_field: str, *fields: str) -> bool:
-    odd = [f"{name}={row[name]}" for name in fields if row[name] not in _WORDS[name]]
+    odd = _odd(row, fields)
     if odd and row[id_field] not in _said:
         _said.add(row[id_field])
         log.warning("broker row left out: not something we trade", id=row[id_field], odd=", ".join(odd))
