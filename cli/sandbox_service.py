@@ -27,6 +27,7 @@ def config(ctx: ServiceContext) -> SandboxConfig:
         redirect_url=f"http://127.0.0.1:{settings.kite_login_port}/",
         still=settings.sandbox_still,
         extra_instruments=settings.sandbox_extra_instruments,
+        tick_interval=settings.sandbox_tick_interval,
         strict_limits=settings.sandbox_strict_limits,
         orders_per_second=settings.sandbox_orders_per_second,
         orders_per_minute=settings.sandbox_orders_per_minute,

@@ -74,6 +74,7 @@ class Settings(BaseSettings):
     sandbox_seed: int = 7
     sandbox_still: bool = False
     sandbox_extra_instruments: int = Field(default=0, ge=0, le=5000)
+    sandbox_tick_interval: float = Field(default=0.25, gt=0.0005, le=60)
     sandbox_strict_limits: bool = False
     sandbox_orders_per_second: int = Field(default=10, ge=1)
     sandbox_orders_per_minute: int = Field(default=400, ge=1)

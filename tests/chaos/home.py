@@ -32,6 +32,16 @@ PORT_BASE = 24_000
 FACTOR = 20
 """Durations of the order path are divided by this: absence is proven in seconds instead of minutes."""
 
+SETTINGS = {
+    "DURATION_FACTOR": FACTOR,
+    "SANDBOX_EXTRA_INSTRUMENTS": EXTRA_INSTRUMENTS,
+    "SANDBOX_TICK_INTERVAL": 1,
+    "SANDBOX_STRICT_LIMITS": "true",
+    "SANDBOX_ORDERS_PER_DAY": 100_000,
+}
+"""One tick a second an instrument: 235 of them are a market, and two cores are left for the rest. The sandbox counts as Zerodha does,
+but for the day's 5,000 orders, which would stop a long run."""
+
 SILENT = {"bar_s": 7200, "fast": 200, "slow": 400, "quantity": 1}
 """Bars of two hours have no history at the broker and 401 of them never come: the strategy runs and says nothing."""
 
@@ -77,9 +87,8 @@ def settings_of(home: Path) -> Settings:
     base = int(os.environ.get("TEST_PORT_BASE", PORT_BASE))
     ports = {name: str(base + offset) for name, offset in TEST_OFFSETS.items()}
     if ensure_env(home, ports):
-        extra = {"DURATION_FACTOR": FACTOR, "SANDBOX_EXTRA_INSTRUMENTS": EXTRA_INSTRUMENTS}
         with (home / ".env").open("a") as env:
-            env.writelines(f"{key}={value}\n" for key, value in extra.items())
+            env.writelines(f"{key}={value}\n" for key, value in SETTINGS.items())
     found = Pinned(_env_file=home / ".env", pinned_home=home)
     if found.kite_target is not KiteTarget.LOCAL:
         raise StopTheStart(f"{home / '.env'} names KITE_TARGET={found.kite_target}: the chaos run takes local alone")

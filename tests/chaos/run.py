@@ -23,7 +23,7 @@ from tests.chaos.faults import Injector
 from tests.chaos.referee import Breach
 from tests.chaos.settle import settle
 from tests.chaos.timeline import timeline
-from tests.chaos.world import World, until
+from tests.chaos.world import World
 from tests.fixtures.system import System
 
 SLOWEST, FASTEST = 2.0, 10.0
@@ -82,7 +82,6 @@ class Run:
             f"chaos: {self.options.orders} orders at {self.options.pace:g}/s, seed {self.options.seed}, "
             f"{len(plan.universe())} instruments, home {self.world.settings.home}"
         )
-        await self._tick_slowly()
         began = time.monotonic()
         await self._trade()
         traded_s = time.monotonic() - began
@@ -95,13 +94,9 @@ class Run:
         await self.world.close()
         return told
 
-    async def _tick_slowly(self) -> None:
-        """One tick a second an instrument: 200 of them are a market, and two cores are left for the rest."""
-        await until(lambda: self.world.try_admin("tick-interval", {"seconds": 1}), 30)
-
     async def _trade(self) -> None:
         stop = asyncio.Event()
-        background = [asyncio.create_task(self.watch.run()), asyncio.create_task(self._keep_ticking_slowly())]
+        background = [asyncio.create_task(self.watch.run())]
         blowing = asyncio.create_task(self.hand.run(stop)) if self.options.kills else None
         injecting = asyncio.create_task(self.injector.run(stop)) if self.options.faults else None
         try:
@@ -117,15 +112,6 @@ class Run:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
             blows.thaw_all(self.world.system)
-
-    async def _keep_ticking_slowly(self) -> None:
-        """A sandbox that was killed starts with its own interval again."""
-        pid = self.world.pid("sandbox")
-        while True:
-            await asyncio.sleep(1)
-            now = await asyncio.to_thread(self.world.pid, "sandbox")
-            if now not in (0, pid) and await self.world.try_admin("tick-interval", {"seconds": 1}) is not None:
-                pid = now
 
     # telling ---------------------------------------------------------------------------------------------------------
 
@@ -171,6 +157,7 @@ class Run:
         gathered = await facts.gather(self.world)
         verdict = referee.judge(self.plan.intents, self.driver.published, gathered)
         verdict.breaches += [Breach(Broker.PAPER, told) for told in await paper_check.apart(self.world.settings.home)]
+        verdict.breaches += [Breach(Broker(told.split(":")[0]), f"drift: {told}") for told in self.world.drift]
         for outcome in self.hand.outcomes:
             if outcome.recovery_s is None:
                 told = f"not well {blows.WELL_S:.0f} s after {outcome.blow.action} of {outcome.blow.part}"

@@ -52,6 +52,8 @@ class World:
         self.stack = NativeStack(system.settings, services(system.settings))
         self.log = RunLog(self.stack.layout.log / "chaos.log")
         self.names = names(services(system.settings))
+        self.drift: list[str] = []
+        """What the last round of reconciliation could not explain."""
         self._pool: asyncpg.Connection | None = None
         self._turn = asyncio.Lock()
 
