@@ -10,7 +10,23 @@ import sys
 
 import typer
 
-from cli import dlq, login, orders, portfolio, provision, reads, sandbox, service, setup, stack, status, strategies
+from cli import (
+    dlq,
+    flatten,
+    kill,
+    login,
+    orders,
+    portfolio,
+    provision,
+    reads,
+    reconcile,
+    sandbox,
+    service,
+    setup,
+    stack,
+    status,
+    strategies,
+)
 from core.errors import AlphaPandaError
 
 app = typer.Typer(
@@ -21,7 +37,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-MODULES = (stack, status, login, setup, provision, service, orders, portfolio, strategies, reads, dlq, sandbox)
+MODULES = (
+    stack,
+    status,
+    login,
+    setup,
+    provision,
+    service,
+    orders,
+    portfolio,
+    strategies,
+    reads,
+    reconcile,
+    dlq,
+    kill,
+    flatten,
+    sandbox,
+)
 
 for module in MODULES:
     module.register(app)
