@@ -149,7 +149,7 @@ class OrderWorkflow:
         durations = self.order.durations
         longest = durations.first_look if self.view.lagging else durations.look_longest
         pause = min(durations.first_look * 2 ** min(self.looks, 12), longest)
-        await self._until(lambda: self.hints > self.hints_served, pause, "fallback look at the book")
+        await self._until(lambda: self.hints > self.hints_served, pause, "no hint by then: read the book")
         if self._due() is not None:
             return
         self.hints_served = self.hints
@@ -339,7 +339,8 @@ class OrderWorkflow:
             )
 
     def _tell(self, status: str, told: str) -> None:
-        self.story.append(f"- `{workflow.now():%H:%M:%S.%f}` UTC **{status}** {told}".rstrip())
+        moment = f"{workflow.now():%H:%M:%S.%f}"[:-3]
+        self.story.append(f"- `{moment}` UTC **{status}** {told}".rstrip())
         self._describe()
 
     def _describe(self) -> None:
@@ -428,4 +429,4 @@ class OrderWorkflow:
 
 
 def _money(amount: Any) -> str:
-    return "–" if amount is None else f"₹{amount:.2f}"
+    return "–" if amount is None else f"{'-' if amount < 0 else ''}₹{abs(amount):.2f}"
