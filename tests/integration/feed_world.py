@@ -41,20 +41,9 @@ async def until(condition: Callable[[], Any], what: str, seconds: float = WAIT_S
         await asyncio.sleep(0.02)
 
 
-class _Sandbox(SandboxProcess):
-    """One that leaves no process behind when it does not come up."""
-
-    def start(self) -> None:
-        try:
-            super().start()
-        except BaseException:
-            self.kill()
-            raise
-
-
 def start_sandbox(settings: Settings, folder: Path, *flags: str, port: int | None = None) -> SandboxProcess:
     """The sandbox with the deployment's own key, secret and user, on its port unless told another."""
-    return _Sandbox(
+    return SandboxProcess(
         folder,
         "--api-key", settings.kite_api_key,
         "--api-secret", settings.kite_api_secret.get_secret_value(),

@@ -55,7 +55,11 @@ class SandboxProcess:
             ],
             cwd=ROOT,
         )  # fmt: skip
-        wait_for(self._answers, "the sandbox to answer", 60)
+        try:
+            wait_for(self._answers, "the sandbox to answer", 60)
+        except BaseException:  # nobody holds this object yet who could stop it
+            self.kill()
+            raise
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, f"the sandbox ended with {self.process.returncode}"
