@@ -25,7 +25,8 @@ EVENT_OF: dict[OrderStatus, EventType] = {
     OrderStatus.UNRESOLVED: EventType.ORDER_UNRESOLVED,
 }
 """What a step without a fill announces. Fills announce themselves; PENDING (an exit's next send) announces nothing; an order
-becomes FILLED without a fill only where somebody reduced it, in the broker's own app, to what was filled already."""
+becomes FILLED without a fill where somebody reduced it, in the broker's own app, to what was filled already, or where its last
+trades were listed before its row counted them."""
 
 
 def order_state(order: Mapping[str, Any], sends: Sequence[Mapping[str, Any]]) -> OrderState:

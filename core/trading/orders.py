@@ -115,9 +115,11 @@ def fold_book(
 
     An end with fills waits: it is not among the steps until all trades that the book counts are there. `quantity` is what was sent
     under this broker order, `filled_quantity` what of it is booked. An order changed in the broker's own app is full at the book's
-    quantity; until the book calls it complete, at no less than was sent.
+    quantity; until the book calls it complete, at no less than was sent. Only the row says that an order is FILLED: trades, which are read
+    after it, may be of a cancelled order's last race, and the same facts in another order must lead to the same end.
     """
     full = seen.quantity if seen.end is _S.FILLED else max(quantity, seen.quantity)
+    may_be_full = seen.end in {None, _S.FILLED} and seen.filled_quantity >= full
     steps: list[Step] = []
     at = status
 
@@ -140,7 +142,7 @@ def fold_book(
             continue
         if at is _S.SUBMITTED:
             go(_S.ACKED)
-        after = _S.FILLED if filled >= full else _S.PARTIALLY_FILLED
+        after = _S.FILLED if may_be_full and filled >= full else _S.PARTIALLY_FILLED
         check(at, after)
         steps.append(Step(after, fill))
         at = after

@@ -1,0 +1,68 @@
+"""What of a command is refused before anything is sent: each refusal names the field and the fix."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.trading.commands import MODIFICATIONS, Changes, Modifiable, refusals
+from core.trading.types import Broker, OrderType
+
+ORDER = Modifiable(Broker.PAPER, OrderType.LIMIT, Decimal("0.05"), 1, 10, 4, 0)
+STOP = replace(ORDER, order_type=OrderType.SL)
+
+
+@pytest.mark.parametrize(
+    ("order", "changes", "told"),
+    [
+        (ORDER, Changes(price=Decimal("100.05")), ""),
+        (STOP, Changes(price=Decimal(100), trigger_price=Decimal("99.95")), ""),
+        (ORDER, Changes(quantity=5), ""),
+        (replace(ORDER, modifications=24), Changes(price=Decimal(1)), ""),
+        (ORDER, Changes(), "nothing to change"),
+        (replace(ORDER, modifications=25), Changes(price=Decimal(1)), "25 is Kite's limit: cancel it and place anew"),
+        (ORDER, Changes(price=Decimal("100.03")), "multiple of the tick size 0.05: give 100.00 or 100.05"),
+        (ORDER, Changes(price=Decimal("0.01")), "give 0.05"),
+        (ORDER, Changes(price=Decimal(0)), "price 0: give a positive price"),
+        (ORDER, Changes(trigger_price=Decimal(99)), "trigger_price: a LIMIT order has none"),
+        (replace(ORDER, order_type=OrderType.MARKET), Changes(price=Decimal(99)), "price: a MARKET order has none"),
+        (replace(ORDER, order_type=OrderType.SL_M), Changes(trigger_price=Decimal(99)), ""),
+        (ORDER, Changes(quantity=10), "only less than 10 is allowed"),
+        (ORDER, Changes(quantity=4), "4 are filled already"),
+        (replace(ORDER, lot_size=2), Changes(quantity=7), "no multiple of the lot size 2"),
+        (replace(ORDER, broker=Broker.ZERODHA), Changes(quantity=5), "cancel it and place anew"),
+        (replace(ORDER, broker=Broker.ZERODHA), Changes(price=Decimal(5)), ""),
+    ],
+)
+def test_a_change_is_taken_or_refused_with_field_and_fix(order: Modifiable, changes: Changes, told: str) -> None:
+    found = refusals(order, changes)
+    assert bool(found) == bool(told)
+    assert told in "; ".join(found)
+
+
+@given(
+    price=st.none() | st.decimals(min_value="0.05", max_value="99999", places=2),
+    quantity=st.none() | st.integers(1, 1000),
+)
+def test_changes_come_back_from_a_commands_parameters_digit_by_digit(
+    price: Decimal | None, quantity: int | None
+) -> None:
+    changes = Changes(price=price, quantity=quantity)
+    assert Changes.of(changes.parameters()) == changes
+
+
+@pytest.mark.parametrize("parameters", [{"price": "cheap"}, {"price": "NaN"}, {"quantity": "5"}, {"quantity": True}])
+def test_what_is_no_number_is_named(parameters: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(parameters))):
+        Changes.of(parameters)
+
+
+def test_one_figure_holds_for_every_broker() -> None:
+    from core.brokers.paper import PaperTrader
+    from core.brokers.zerodha import ZerodhaTrader
+
+    assert {PaperTrader.profile.modifications, ZerodhaTrader.profile.modifications} == {MODIFICATIONS}
