@@ -23,6 +23,7 @@ from core.config import Settings
 from core.errors import NotPlaced, OutcomeUnknown
 from core.routing import account
 from core.storage.statements import Statement
+from core.trading.commands import MODIFICATIONS
 from core.trading.types import Broker, OrderType, Validity
 
 ANSWER_S = 7.0
@@ -35,7 +36,7 @@ UNLIMITED = BrokerProfile(
     per_minute_reserved=0,
     per_day=None,
     per_day_reserved=0,
-    modifications=None,
+    modifications=MODIFICATIONS,
     reads_by_id=True,
 )
 
