@@ -390,6 +390,7 @@ class Exchange:
             else:
                 self._end(order, Status.COMPLETE, at)
         self._listener(order, order.status if order.status.is_end else UPDATE)
+        self.faults.filled(order, quantity)
 
     def carry(self, instrument: Instrument, product: str, quantity: int, paise: int) -> None:
         """A position of `quantity` units (signed) that was there when the day began, at `paise` a unit."""

@@ -186,7 +186,7 @@ class _Injection:
         """No byte until the client gives up or the delay is over; then the connection closes without an answer."""
         try:
             await asyncio.wait_for(self._receive.gone(), self._choice.delay())
-        except TimeoutError:
+        except (TimeoutError, asyncio.CancelledError):  # cancelled: the sandbox stops, this request ends here
             await self._reset()
 
     async def _reset(self) -> None:

@@ -56,6 +56,7 @@ class Plan:
     visible_at: float = 0.0
     stuck_s: float = 0.0
     trades_lag_s: float = 0.0
+    trades_lag_until: float = 0.0
     withheld: bool = False
     """It may not fill: it is to be rejected."""
 
@@ -86,6 +87,8 @@ class OrderFaults(Interference):
         self._store = store
         self._plans = {order_id: Plan.from_doc(doc) for order_id, doc in store.fault_plans().items()}
         self._armed: set[str] = set()
+        self._hiding, self._lagging = set(self._plans), set(self._plans)
+        """Orders that may be hidden, or have late trades: so that a reading need not look at every plan."""
 
     def resume(self) -> None:
         """After a start: go through with what was planned, forget what belonged to another day's orders."""
@@ -132,9 +135,12 @@ class OrderFaults(Interference):
 
     def filled(self, order: Order, quantity: int) -> None:
         plan = self._plans.get(order.order_id)
-        if plan is None or plan.cap is None:
+        if plan is None or (plan.cap is None and not plan.trades_lag_s):
             return
-        plan.cap = max(0, plan.cap - quantity)
+        if plan.trades_lag_s:  # the wire carries whole seconds: a fill may seem up to one older than it is
+            plan.trades_lag_until = time.time() + plan.trades_lag_s + 1
+            self._lagging.add(order.order_id)
+        plan.cap = None if plan.cap is None else max(0, plan.cap - quantity)
         if plan.cap == 0 and not order.status.is_end:
             deed = Deed(FaultKind.PARTIAL_THEN_CANCEL, plan.cap_rule, plan.cap_delay, time.time() + plan.cap_delay)
             plan.deeds.append(deed)
@@ -167,11 +173,16 @@ class OrderFaults(Interference):
     def hidden(self) -> frozenset[str]:
         """Ids of orders the book does not show yet."""
         at = time.time()
-        return frozenset(order_id for order_id, plan in self._plans.items() if plan.visible_at > at)
+        self._hiding = {each for each in self._hiding if each in self._plans and self._plans[each].visible_at > at}
+        return frozenset(self._hiding)
 
     def lagging_orders(self) -> dict[str, float]:
-        """Order id to seconds its trades come late."""
-        return {order_id: plan.trades_lag_s for order_id, plan in self._plans.items() if plan.trades_lag_s}
+        """Order id to seconds its trades come late; only those that may miss one now."""
+        at = time.time()
+        self._lagging = {
+            each for each in self._lagging if each in self._plans and self._plans[each].trades_lag_until > at
+        }
+        return {order_id: self._plans[order_id].trades_lag_s for order_id in self._lagging}
 
     # What the admin asks --------------------------------------------------------------------------------------
 
@@ -238,6 +249,7 @@ class OrderFaults(Interference):
         match kind:
             case FaultKind.LATE_IN_BOOK:
                 plan.visible_at = max(plan.visible_at, time.time() + delay)
+                self._hiding.add(order.order_id)
             case FaultKind.STUCK_RECEIVED:
                 plan.stuck_s = max(plan.stuck_s, delay)
             case FaultKind.TRADES_LAG:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -277,6 +278,25 @@ def test_the_sandbox_kills_itself_and_its_rules_and_counts_survive(tmp_path: Pat
         report = process.admin("GET", "faults")
         assert report["by_kind"] == {"sandbox_killed": 1}
         assert [(each["seen"], each["fired"], each["active"]) for each in report["rules"]] == [(2, 1, False)]
+
+
+def test_a_request_held_back_does_not_hold_up_the_stop(tmp_path: Path) -> None:
+    with SandboxProcess(tmp_path, "--still") as process:
+        kite = process.login()
+        process.fault("answer_lost", delay_s=600)
+        ends: list[type[BaseException]] = []
+
+        def send() -> None:
+            with pytest.raises(requests.exceptions.ConnectionError) as broken:
+                place(kite, price=1400.0, tag="held")
+            ends.append(broken.type)
+
+        waiting = threading.Thread(target=send)
+        waiting.start()
+        wait_for(lambda: process.ledger("held"), "the order")
+        process.stop()  # in ten seconds, or it raises
+        waiting.join(10)
+        assert ends
 
 
 def test_a_scenario_file_gives_rules_at_the_start_and_its_counts_go_on(tmp_path: Path) -> None:
