@@ -11,6 +11,7 @@ import sys
 import typer
 
 from cli import (
+    act,
     dlq,
     flatten,
     kill,
@@ -45,6 +46,7 @@ MODULES = (
     provision,
     service,
     orders,
+    act,
     portfolio,
     strategies,
     reads,

@@ -11,7 +11,7 @@ from datetime import date
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import exists, func, or_, select, update
+from sqlalchemy import Text, cast, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from core.brokers.port import BookRow, Trade
@@ -20,7 +20,8 @@ from core.events.envelope import EventType
 from core.storage.claims import LEASES, LeaseProof
 from core.storage.commands import COMMANDS, CommandOutcome, CommandState, ended_words, finish, modifications_sent
 from core.storage.db import transient
-from core.storage.journal import FILLS, ORDERS, SENDS, Journal, JournalOrder, _result, _Work
+from core.storage.evidence import SEEN
+from core.storage.journal import FILLS, ORDERS, SENDS, Journal, JournalOrder, NoSuchOrder, _result, _Work
 from core.trading.commands import Changes, Modifiable
 from core.trading.orders import SeenFill
 from core.trading.types import Broker, Intent, OrderStatus, OrderType, SendState
@@ -309,3 +310,37 @@ async def _booked(work: _Work, broker_order_id: str) -> dict[str, int]:
 async def adopt_late_row(engine: AsyncEngine, broker: Broker, row: BookRow, trades: Sequence[Trade]) -> LateRow | None:
     """CommandJournal.adopt_late_row for callers with an engine: reconciliation, with the row and the trades it read."""
     return await CommandJournal(engine, broker).adopt_late_row(row, trades)
+
+
+@dataclass(frozen=True, slots=True)
+class Dossier:
+    """What a person is shown before deciding: the order, every send with its answer, and the books seen meanwhile, oldest first."""
+
+    order: dict[str, Any]
+    sends: tuple[dict[str, Any], ...]
+    books: tuple[dict[str, Any], ...]
+
+
+async def find_orders(engine: AsyncEngine, text: str, limit: int = 2) -> list[UUID]:
+    """Orders whose id is, or ends with, `text`; newest first. Raises Transient while the database is away."""
+    if not text or set(text.lower()) - set("0123456789abcdef-"):
+        return []
+    wanted = cast(ORDERS.c.order_id, Text).endswith(text.lower())
+    async with transient("looking for an order"), engine.connect() as connection:
+        query = select(ORDERS.c.order_id).where(wanted).order_by(ORDERS.c.created_at.desc()).limit(limit)
+        return list((await connection.execute(query)).scalars())
+
+
+async def dossier(engine: AsyncEngine, order_id: UUID) -> Dossier:
+    """The evidence about an order. Raises NoSuchOrder, or Transient while the database is away."""
+    async with transient("reading an order's evidence"), engine.connect() as connection:
+
+        async def rows(query: Any) -> tuple[dict[str, Any], ...]:
+            return tuple(dict(row) for row in (await connection.execute(query)).mappings())
+
+        orders = await rows(select(ORDERS).where(ORDERS.c.order_id == order_id))
+        if not orders:
+            raise NoSuchOrder(f"this journal has no order {order_id}")
+        sends = await rows(select(SENDS).where(SENDS.c.order_id == order_id).order_by(SENDS.c.send_no))
+        books = await rows(select(SEEN).where(SEEN.c.order_id == order_id).order_by(SEEN.c.requested_at))
+        return Dossier(orders[0], sends, books)
