@@ -5,6 +5,7 @@ Deterministic and free of I/O: workflows import it.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, time
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
@@ -23,6 +24,10 @@ ROUNDS_A_RUN = 100
 """Rounds in one history; then the workflow goes on in a new run."""
 
 EVERY_MINUTE = "every minute"
+END_OF_DAY = "end of the day"
+
+CLOSED_UTC = time(10, 15)
+"""15:45 IST, after the last close of equity and its derivatives (15:40 since 2026-08-03): that round is named the day's last."""
 
 
 class _Model(BaseModel):
@@ -50,7 +55,7 @@ class ReconcileDurations(_Model):
         """All of them divided by `factor`; timeouts keep a floor that a busy machine can meet."""
         if factor == 1.0:
             return self
-        floors = {"every": 0.5, "left_behind": 1.0, "read_timeout": 15.0, "step_timeout": 15.0}
+        floors = {"every": 5.0, "left_behind": 1.0, "read_timeout": 15.0, "step_timeout": 15.0}
         return ReconcileDurations(
             **{name: max(value / factor, floors.get(name, 0.5)) for name, value in self.model_dump().items()}
         )
@@ -73,8 +78,8 @@ class ReconcileInput(_Model):
     durations: ReconcileDurations
     asks: tuple[ReconcileAsk, ...] = ()
     """Set by continue-as-new alone: what was asked and not done yet."""
-    rounds: int = 0
-    """Rounds done by earlier runs."""
+    last: datetime | None = None
+    """When the last round of an earlier run began."""
 
 
 class RoundInput(_Model):
@@ -126,3 +131,9 @@ class RoundResult(_Model):
     mended: Mended | None = None
     compared: Compared | None = None
     trouble: tuple[str, ...] = ()
+
+
+def day_ended(last: datetime, now: datetime) -> bool:
+    """The day's sessions closed after the round at `last` and by `now` (UTC)."""
+    closed = datetime.combine(now.date(), CLOSED_UTC, UTC)
+    return last < closed <= now

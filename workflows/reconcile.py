@@ -27,6 +27,7 @@ class ReconcileWorkflow:
         self.start = start
         self.durations = start.durations
         self.asks = list(start.asks)
+        self.last = start.last
         self.story: list[str] = []
 
     @workflow.signal(name=work.NOW)
@@ -43,8 +44,8 @@ class ReconcileWorkflow:
             await self._round()
             rounds += 1
             if rounds >= work.ROUNDS_A_RUN or workflow.info().is_continue_as_new_suggested():
-                asked = {"asks": tuple(self.asks), "durations": self.durations, "rounds": start.rounds + rounds}
-                workflow.continue_as_new(start.model_copy(update=asked))
+                carried = {"asks": tuple(self.asks), "durations": self.durations, "last": self.last}
+                workflow.continue_as_new(start.model_copy(update=carried))
             await self._until_next()
 
     async def _until_next(self) -> None:
@@ -60,7 +61,10 @@ class ReconcileWorkflow:
     async def _round(self) -> None:
         """Mend what was left behind, compare with the broker, tell. Each step goes without the others if it must."""
         asks, self.asks = self.asks, []
-        reasons = tuple(dict.fromkeys(ask.reason for ask in asks)) or (work.EVERY_MINUTE,)
+        now, before = workflow.now(), self.last
+        self.last = now
+        closed = (work.END_OF_DAY,) if before is not None and work.day_ended(before, now) else ()
+        reasons = (*dict.fromkeys(ask.reason for ask in asks), *closed) or (work.EVERY_MINUTE,)
         at = RoundInput(
             round_id=workflow.uuid4(),
             broker=self.start.broker,

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.reconcile_work import day_ended
 from core.trading.reconcile import (
     DayTrade,
     Held,
@@ -213,3 +214,12 @@ def test_what_is_not_judged_stands_as_it_stood() -> None:
     second = observe(first.watched, set(), {"a"}, now=at(60), confirm_s=45)
     third = observe(second.watched, {"a"}, (), now=at(120), confirm_s=45)
     assert (second.raised, second.gone, third.raised) == ((), (), ("a",))
+
+
+def test_one_round_a_day_is_named_its_last() -> None:
+    close = datetime(2026, 11, 20, 10, 15, tzinfo=UTC)
+    minute = timedelta(minutes=1)
+    assert day_ended(close - minute, close)
+    assert not day_ended(close, close + minute)
+    assert not day_ended(close - 2 * minute, close - minute)
+    assert not day_ended(close + minute, close + timedelta(hours=12))
