@@ -74,6 +74,8 @@ class Facts:
     journal: Journal
     log: dict[UUID, list[tuple[str, Envelope, OrderEvent]]]
     workflows: dict[str, str]
+    faulted: frozenset[str] = frozenset()
+    """Tags of sends that the sandbox was told to fail, by its own log."""
 
 
 async def gather(world: World) -> dict[Broker, Facts]:
@@ -83,12 +85,21 @@ async def gather(world: World) -> dict[Broker, Facts]:
     for broker in Broker:
         journal = await _journal(world, broker)
         log = await _log(world, broker)
-        book = await _paper_book(world) if broker is Broker.PAPER else None
-        if book is None:
-            world.stack.supervisor.stop_parts(["sandbox"])
-            book = sandbox_book(world.settings.var / "data" / "sandbox" / "sandbox.db")
-        found[broker] = Facts(broker, book, journal, log, workflows)
+        found[broker] = Facts(broker, [], journal, log, workflows)
+    found[Broker.PAPER].book = await _paper_book(world)
+    world.stack.supervisor.stop_parts(["sandbox"])
+    database = world.settings.var / "data" / "sandbox" / "sandbox.db"
+    found[Broker.ZERODHA].book = sandbox_book(database)
+    found[Broker.ZERODHA].faulted = _faulted(database)
     return found
+
+
+def _faulted(database: Path) -> frozenset[str]:
+    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+    try:
+        return frozenset(tag for (tag,) in connection.execute("SELECT doc ->> '$.tag' FROM fault_log") if tag)
+    finally:
+        connection.close()
 
 
 def sandbox_book(database: Path) -> list[BookOrder]:

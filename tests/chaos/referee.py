@@ -199,7 +199,12 @@ class _Case:
         if doubtful and len(proven) < 3 and not refused:
             self.breach(f"was UNKNOWN and ended {status} with {len(proven)} healthy books as evidence", one.order_id)
         why = "absence proven" if doubtful else "refused by the broker" if refused else _short(status, order["reason"])
-        self._unsent(one, why, planned=one.may_expire or self._nothing_to_leave(one))
+        planned = one.may_expire or self._nothing_to_leave(one) or self._was_faulted(one)
+        self._unsent(one, why, planned=planned)
+
+    def _was_faulted(self, one: Planned) -> bool:
+        """The plan told the sandbox to fail a send of this order."""
+        return any(row["tag"] in self.facts.faulted for row in self.facts.journal.sends[one.order_id])
 
     def _nothing_to_leave(self, one: Planned) -> bool:
         """An exit whose entry never filled: it had nothing to do."""
@@ -343,4 +348,4 @@ def _codes(denials: str) -> str:
 def _short(status: OrderStatus, reason: str | None) -> str:
     if "too old" in (reason or ""):
         return f"{status}: too old"
-    return f"{status}: {(reason or 'no reason')[:60]}"
+    return f"{status}: {(reason or 'no reason').split(':')[0][:60]}"

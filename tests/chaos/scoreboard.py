@@ -92,8 +92,6 @@ def _faults(database: Path) -> Counter[str]:
     connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
     try:
         return Counter(dict(connection.execute("SELECT kind, count(*) FROM fault_log GROUP BY kind")))
-    except sqlite3.OperationalError:
-        return Counter()
     finally:
         connection.close()
 

@@ -34,6 +34,7 @@ async def settle(world: World) -> dict[str, Any]:
             if reconciled:
                 return left
             reconciled = await _reconciled(world)  # late fills of ended orders are found by it; then all is asked again
+            await asyncio.sleep(1)
             continue
         if left is not None and time.monotonic() > nudge:
             await _move_prices(world, {row["instrument"] for row in left["orders"]}, up)
@@ -83,7 +84,7 @@ async def _reconciled(world: World) -> bool:
         rounds = json.loads(done.stdout)
     except ValueError:
         return False
-    world.drift = [f"{row['broker']}: {line}" for row in rounds for line in row["drifting"]]
+    world.drift = [f"{row['broker']}: {line}" for row in rounds for line in row["lines"] if line["drift"]]
     return len(rounds) == len(Broker) and all(row["judged"] for row in rounds)
 
 
