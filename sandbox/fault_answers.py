@@ -186,8 +186,10 @@ class _Injection:
         """No byte until the client gives up or the delay is over; then the connection closes without an answer."""
         try:
             await asyncio.wait_for(self._receive.gone(), self._choice.delay())
-        except (TimeoutError, asyncio.CancelledError):  # cancelled: the sandbox stops, this request ends here
+        except TimeoutError:
             await self._reset()
+        except asyncio.CancelledError:  # the sandbox stops: this request ends here, without a 500
+            reset(self._scope)
 
     async def _reset(self) -> None:
         reset(self._scope)
