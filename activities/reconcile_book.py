@@ -24,11 +24,14 @@ from core import failpoints, logging, order_work, reconcile_work
 from core.brokers.port import Book, BookRow, BrokerPosition, Trade, Trader
 from core.brokers.reader import BookReader
 from core.clock import trading_day, utc_now
+from core.config import home
 from core.errors import Transient
 from core.events.payloads import ForeignOrder, ReconciledLine
+from core.flatten_file import read_sends
 from core.order_work import BrokerHint, LateRowInput, LateRowView
 from core.reconcile_work import Compared, RoundInput
 from core.routing import order_workflow_id
+from core.storage.flatten import PART, book_flattened, ended_in_book, not_ours
 from core.storage.journal import Journal
 from core.storage.reconcile import Booked, Day, OurSend, booked, load_day, our_sends, store_judged
 from core.trading.durations import OrderDurations
@@ -48,6 +51,8 @@ class _Look:
     trades: dict[str, tuple[Trade, ...]]
     sends: dict[str, OurSend]
     """By broker order id, of the book's rows that are ours."""
+    shared: dict[str, int]
+    """By broker order id, how many units of an order that `flatten --direct` sent closed what was not ours."""
 
     @property
     def foreign(self) -> list[BookRow]:
@@ -57,14 +62,22 @@ class _Look:
         found = []
         for row in self.book.rows:
             send = self.sends.get(row.broker_order_id)
-            for trade in self.trades.get(row.broker_order_id, ()):
+            shared = self.shared.get(row.broker_order_id, 0)
+            before, ours = 0, row.filled_quantity - shared
+            for trade in sorted(
+                self.trades.get(row.broker_order_id, ()), key=lambda one: (one.filled_at, one.trade_id)
+            ):
                 key = LineKey(trade.exchange, trade.tradingsymbol, trade.product)
                 owner = send.order_id if send else None
-                found.append(
-                    DayTrade(
-                        row.broker_order_id, trade.trade_id, key, trade.side, trade.quantity, trade.filled_at, owner
-                    )
-                )
+                # What is not ours of a shared order was closed last (core/storage/flatten.py).
+                strange = min(max(before + trade.quantity - ours, 0), trade.quantity) if shared else 0
+                before += trade.quantity
+                for part, order_id in ((trade.quantity - strange, owner), (strange, None)):
+                    if part:
+                        name = trade.trade_id if order_id == owner else f"{trade.trade_id}{PART}"
+                        found.append(
+                            DayTrade(row.broker_order_id, name, key, trade.side, part, trade.filled_at, order_id)
+                        )
         return found
 
     def listed(self, row: BookRow) -> int:
@@ -110,6 +123,7 @@ class ReconcileBook:
             sick = _sick(first, at.account, day, known, seen)
             if sick:
                 return Compared(judged=False, why_not=sick)
+            await self._book_flattened(first, at)
             mended = await self._mend(first, at)
             before = await booked(self.journal, at.account, day, list(first.sends))
             net = _net(await self.trader.positions())
@@ -144,9 +158,16 @@ class ReconcileBook:
             send = by_id.get(row.broker_order_id) or next((by_tag[tag] for tag in row.tags if tag in by_tag), None)
             if send is not None:
                 ours[row.broker_order_id] = send
-        return _Look(book, trades, ours)
+        return _Look(book, trades, ours, await not_ours(self.journal, list(ours)))
 
     # mending -----------------------------------------------------------------------------------------------------
+
+    async def _book_flattened(self, look: _Look, at: RoundInput) -> None:
+        """Exits of `flatten --direct` that was killed before it wrote down their end: by what the book shows under their tags."""
+        sends = read_sends(home())
+        if sends:
+            rows, trades = look.book.rows, look.trades
+            await book_flattened(self.journal, ended_in_book(sends, at.account, at.target, rows, trades))
 
     async def _mend(self, look: _Look, at: RoundInput) -> _Mended:
         """Adopt rows that turned up late (also of ended orders: what still works of one is cancelled), book their fills, and wake
@@ -242,11 +263,12 @@ def _sick(look: _Look, account: str, day: date, known: set[str], seen: Day) -> s
     if missing:
         return f"the book lacks {len(missing)} orders the journal knows of"
     fewer = seen.foreign_trades - _count_foreign(look)
-    return f"{fewer} foreign trades of today that were listed before are gone" if fewer > 0 else None
+    return f"{fewer} trades of today that were listed before are gone" if fewer > 0 else None
 
 
 def _count_foreign(look: _Look) -> int:
-    return sum(len(look.trades.get(row.broker_order_id, ())) for row in look.foreign)
+    """Trades the book lists, ours too: a foreign order that is adopted must not look like trades that are gone."""
+    return sum(len(look.trades.get(row.broker_order_id, ())) for row in look.book.rows)
 
 
 def _moving(first: _Look, second: _Look, before: Booked, after: Booked, *, young_s: float) -> set[LineKey]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -19,16 +20,19 @@ from temporalio.service import RPCError, RPCStatusCode
 from core import failpoints, ids, logging, metrics, order_work, reconcile_work
 from core.alerts import Alerts
 from core.clock import trading_day, utc_now
+from core.config import home
 from core.errors import AlphaPandaError, Transient
 from core.events import topics
 from core.events.envelope import Envelope, EventType, make
 from core.events.payloads import ReconciledLine, Reconciliation
+from core.flatten_file import read_sends
 from core.messaging.producer import EventProducer
 from core.order_commands import tell_again
 from core.order_start import from_journal, start_order
 from core.order_work import BrokerHint
 from core.reconcile_work import Compared, Mended, RoundInput, RoundResult
 from core.routing import order_workflow_id
+from core.storage.flatten import book_flattened, ended_in_file
 from core.storage.journal import Journal
 from core.storage.outbox import Outbox
 from core.storage.reconcile import (
@@ -48,6 +52,9 @@ from core.trading.reconcile import observe
 from core.trading.types import Broker
 
 SOURCE = "reconciliation"
+
+STARTS_AT_ONCE = 20
+"""Workflows asked to start at the same time: thousands may be lost together with Temporal's database."""
 
 log = logging.get(__name__)
 
@@ -75,8 +82,12 @@ class ReconcileOrders:
 
     @activity.defn(name=reconcile_work.MEND_ORDERS)
     async def mend_orders(self, at: RoundInput) -> Mended:
-        """Publish late events, start the lost workflows of open orders, tell those of ended ones. What is away is told as trouble."""
+        """Book what `flatten --direct` did, publish late events, start the lost workflows of open orders, tell those of ended ones.
+
+        What is away is told as trouble; the database, which all of it needs, raises Transient.
+        """
         older = at.durations.left_behind
+        await book_flattened(self.journal, ended_in_file(read_sends(home()), at.account, at.target))
         published, trouble = await self._publish(await unpublished_orders(self.journal, older))
         started: list[UUID] = []
         told: list[UUID] = []
@@ -116,24 +127,29 @@ class ReconcileOrders:
 
     async def _start_lost(self, at: RoundInput, running: set[str]) -> list[UUID]:
         """Start the workflows of open orders that are not running. One that does run refuses the second start."""
-        started = []
-        for order in await open_orders(self.journal, at.account, at.target, at.durations.left_behind):
-            if order_workflow_id(self.broker, order["order_id"]) in running:
-                continue
-            await failpoints.reached("reconcile.before_start")
-            try:
-                await start_order(self.client, from_journal(self.broker, order, self.durations), again=True)
-            except WorkflowAlreadyStartedError:
-                continue
-            started.append(order["order_id"])
-            log.warning(
-                "started the lost workflow of an open order again",
-                broker=self.broker.value,
-                order_id=str(order["order_id"]),
-                correlation_id=str(order["correlation_id"]),
-                status=order["status"],
-            )
+        orders = await open_orders(self.journal, at.account, at.target, at.durations.left_behind)
+        lost = [one for one in orders if order_workflow_id(self.broker, one["order_id"]) not in running]
+        started: list[UUID] = []
+        for first in range(0, len(lost), STARTS_AT_ONCE):
+            some = lost[first : first + STARTS_AT_ONCE]
+            outcomes = await asyncio.gather(*(self._start_again(order) for order in some))
+            started += [order["order_id"] for order, new in zip(some, outcomes, strict=True) if new]
         return started
+
+    async def _start_again(self, order: dict[str, Any]) -> bool:
+        await failpoints.reached("reconcile.before_start")
+        try:
+            await start_order(self.client, from_journal(self.broker, order, self.durations), again=True)
+        except WorkflowAlreadyStartedError:
+            return False
+        log.warning(
+            "started the lost workflow of an open order again",
+            broker=self.broker.value,
+            order_id=str(order["order_id"]),
+            correlation_id=str(order["correlation_id"]),
+            status=order["status"],
+        )
+        return True
 
     async def _tell_ended(self, running: set[str], older_s: float) -> list[UUID]:
         """Hint the workflows that still run though their order ended a while ago and all its news is out."""

@@ -341,7 +341,7 @@ async def test_foreign_trades_that_vanish_make_the_book_no_evidence(world: World
     await world.round()
     world.trader.rows, world.trader.listed, world.trader.net = [], {}, {}
     report = await world.round()
-    assert report.why_not == "1 foreign trades of today that were listed before are gone"
+    assert report.why_not == "1 trades of today that were listed before are gone"
 
 
 async def test_another_accounts_book_is_not_judged(world: World) -> None:
