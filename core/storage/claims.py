@@ -12,14 +12,15 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, exists, func, or_, select, update
+from sqlalchemy import Boolean, Text, Update, and_, bindparam, exists, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.clock import trading_day, utc_now
 from core.storage.db import transient
 from core.storage.fills import lock_position
-from core.storage.journal import FILLS, ORDERS, SENDS, Journal
+from core.storage.journal import FILLS, LOCKED_ORDER, ORDERS, SENDS, Journal
 from core.storage.models import AccountRow, LeaseRow, table_of
+from core.storage.statements import Statement, given
 from core.trading.types import Intent, OrderStatus, SendState, Side
 
 ACCOUNTS = table_of(AccountRow)
@@ -71,12 +72,7 @@ async def claim_send(journal: Journal, order_id: UUID, send_no: int, proof: Leas
         Transient: the database is away. Whether the claim was committed is then unknown, and nothing may be sent.
     """
     async with transient("claiming a send"), journal.engine.begin() as connection:
-        row = (
-            (await connection.execute(select(ORDERS).where(ORDERS.c.order_id == order_id).with_for_update()))
-            .mappings()
-            .one()
-        )
-        order = dict(row)
+        order = dict((await connection.execute(LOCKED_ORDER, {"order_id": order_id})).mappings().one())
         quantity = order["quantity"] - order["filled_quantity"]
         if order["intent"] == Intent.EXIT:
             left, doubt = await _left_to_exit(connection, order)
@@ -86,36 +82,57 @@ async def claim_send(journal: Journal, order_id: UUID, send_no: int, proof: Leas
             if quantity <= 0:
                 return Claim(ClaimResult.FLAT)
         now = utc_now()
-        claimed = await connection.execute(
-            update(SENDS)
-            .where(
-                SENDS.c.order_id == order_id,
-                SENDS.c.send_no == send_no,
-                SENDS.c.state == SendState.INTENT,
-                exists().where(*_lease_is_ours(proof)),
-                exists().where(ORDERS.c.order_id == order_id, ORDERS.c.ended_at.is_(None), ~ORDERS.c.cancel_requested),
-                or_(
-                    order["intent"] == Intent.EXIT.value,
-                    ~exists().where(
-                        ACCOUNTS.c.account == order["account"],
-                        or_(ACCOUNTS.c.kill, ACCOUNTS.c.kill_strategies.has_key(order["strategy_id"])),
-                    ),
-                ),
-            )
-            .values(
-                state=SendState.SENDING,
-                quantity=quantity,
-                trading_day=trading_day(now),
-                lease_epoch=proof.epoch,
-                claimed_at=now,
-                deadline_at=now + timedelta(seconds=deadline_s),
-                answered_at=None,
-                answer=None,
-            )
+        claimed = await _CLAIM.rows(
+            connection,
+            key_order_id=order_id,
+            key_send_no=send_no,
+            lease=proof.name,
+            holder=proof.holder,
+            epoch=proof.epoch,
+            is_exit=order["intent"] == Intent.EXIT,
+            key_account=order["account"],
+            strategy_id=order["strategy_id"],
+            quantity=quantity,
+            trading_day=trading_day(now),
+            lease_epoch=proof.epoch,
+            claimed_at=now,
+            deadline_at=now + timedelta(seconds=deadline_s),
         )
-        if claimed.rowcount == 1:
+        if claimed:
             return Claim(ClaimResult.CLAIMED, quantity)
         return Claim(await _why_not(connection, order, send_no, proof))
+
+
+def _claim() -> Update:
+    """The one statement: the send, if nothing forbids it at this moment."""
+    order_id = bindparam("key_order_id", type_=SENDS.c.order_id.type)
+    killed = exists().where(
+        ACCOUNTS.c.account == bindparam("key_account", type_=Text),
+        or_(ACCOUNTS.c.kill, ACCOUNTS.c.kill_strategies.has_key(bindparam("strategy_id", type_=Text))),
+    )
+    ours = (
+        LEASES.c.name == bindparam("lease", type_=Text),
+        LEASES.c.holder == bindparam("holder", type_=Text),
+        LEASES.c.epoch == bindparam("epoch", type_=LEASES.c.epoch.type),
+        LEASES.c.expires_at > func.clock_timestamp(),
+    )
+    told = ("quantity", "trading_day", "lease_epoch", "claimed_at", "deadline_at")
+    return (
+        update(SENDS)
+        .where(
+            SENDS.c.order_id == order_id,
+            SENDS.c.send_no == bindparam("key_send_no", type_=SENDS.c.send_no.type),
+            SENDS.c.state == literal(SendState.INTENT.value),
+            exists().where(*ours),
+            exists().where(ORDERS.c.order_id == order_id, ORDERS.c.ended_at.is_(None), ~ORDERS.c.cancel_requested),
+            or_(bindparam("is_exit", type_=Boolean), ~killed),
+        )
+        .values(given(SENDS, told) | {"state": SendState.SENDING.value, "answered_at": None, "answer": None})
+        .returning(SENDS.c.send_no)
+    )
+
+
+_CLAIM = Statement(_claim())
 
 
 def _lease_is_ours(proof: LeaseProof) -> tuple[Any, ...]:

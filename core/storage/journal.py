@@ -290,7 +290,7 @@ class Journal:
     @asynccontextmanager
     async def _work(self, order_id: UUID) -> AsyncIterator[_Work]:
         async with transient("writing the journal"), self.engine.begin() as connection:
-            found = (await connection.execute(_LOCKED_ORDER, {"order_id": order_id})).mappings().all()
+            found = (await connection.execute(LOCKED_ORDER, {"order_id": order_id})).mappings().all()
             work = self._held(connection, found, order_id, await _SENDS_OF.rows(connection, order_id=order_id))
             yield work
             if work.dirty:
@@ -328,7 +328,7 @@ _MUTABLE = (
 )
 
 
-_LOCKED_ORDER = select(ORDERS).where(*equal(ORDERS, "order_id")).with_for_update()
+LOCKED_ORDER = select(ORDERS).where(*equal(ORDERS, "order_id")).with_for_update()
 """Run through SQLAlchemy, which begins the transaction with it."""
 
 _ORDER = Statement(select(ORDERS).where(*equal(ORDERS, "order_id")))

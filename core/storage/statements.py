@@ -31,9 +31,11 @@ class Statement:
         self.text = str(compiled)
         """As it stands, for tables whose schema is fixed."""
         self._names: Sequence[str] = compiled.positiontup or ()  # type: ignore[attr-defined]
-        self._defaults = compiled.params
+        binds = compiled.binds  # type: ignore[attr-defined]
+        self._defaults = {name: value for name, value in compiled.params.items() if not binds[name].required}
 
     def arguments(self, values: dict[str, Any]) -> list[Any]:
+        """In the text's order. Raises KeyError naming a parameter that was not given."""
         return [values[name] if name in values else self._defaults[name] for name in self._names]
 
     def text_in(self, schema: str) -> str:
