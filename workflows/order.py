@@ -84,6 +84,8 @@ class OrderWorkflow:
     async def run(self, order: OrderInput) -> OrderView:
         if order.resumed is None:
             self._tell("decided", f"{order.intent} asked by {order.requested_by}")
+        else:
+            self._describe()
         while not self.view.status.is_end:
             try:
                 await self._step()

@@ -173,13 +173,15 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk(temporal: WorkflowEnvironment, world: FakeWorld) -> AsyncIterator[Desk]:
+async def desk(temporal: WorkflowEnvironment, world: FakeWorld, *, cached: int = 1000) -> AsyncIterator[Desk]:
+    """Workers for the block. With `cached=0` each step is replayed from history, and no task waits for this worker alone."""
     calls = [world.place_order, world.look_at_book, world.look_up_by_tag, world.carry_out]
     async with (
         Worker(
             temporal.client,
             task_queue=orders_queue(Broker.PAPER),
             workflows=[OrderWorkflow],
+            max_cached_workflows=cached,
             activities=[world.publish_events, world.raise_alert],
         ),
         Worker(temporal.client, task_queue=broker_queue(Broker.PAPER), activities=calls),
