@@ -88,7 +88,7 @@ def _signal(broker: Broker, strategy: str, instrument: str) -> Signal:
         signal_id=ids.new_id(), strategy_id=strategy, instance=instance_name(strategy, broker), strategy_version=1,
         instrument=instrument, instrument_token=TOKENS[instrument], exchange=Exchange(exchange), tradingsymbol=symbol,
         side=Side.BUY, intent=Intent.ENTRY, quantity=3, order_type=OrderType.LIMIT, product=Product.MIS,
-        validity=Validity.DAY, price=LEVELS[instrument][0] - 10, slot=str(ids.new_id()), origin_at=utc_now(),
+        validity=Validity.DAY, price=LEVELS[instrument][0] - 2, slot=str(ids.new_id()), origin_at=utc_now(),
         age_limit_s=60.0, source="test",
     )  # fmt: skip
 
@@ -229,7 +229,7 @@ def _foreign(system: System) -> None:
             "product": Product.MIS, "validity": Validity.DAY, "trigger_price": None, "deadline": time.monotonic() + 10,
         }  # fmt: skip
         await trader.place(PlaceRequest(tag="BYHAND1", order_type=OrderType.MARKET, price=None, **common))
-        await trader.place(PlaceRequest(tag="BYHAND2", order_type=OrderType.LIMIT, price=Decimal(812), **common))
+        await trader.place(PlaceRequest(tag="BYHAND2", order_type=OrderType.LIMIT, price=Decimal(815), **common))
         await trader.close()
 
     asyncio.run(place())
