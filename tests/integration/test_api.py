@@ -87,6 +87,7 @@ async def test_it_is_alive_and_documents_itself(api: httpx.AsyncClient) -> None:
         "/orders/{order_id}",
         "/positions",
         "/pnl",
+        "/reconciliation",
         "/strategies",
         "/metrics",
     }

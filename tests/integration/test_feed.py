@@ -20,7 +20,7 @@ from core.clock import trading_day, utc_now
 from core.config import Settings
 from core.errors import StopTheStart
 from core.events.envelope import Envelope, EventType, make
-from core.events.payloads import ConfigChanged, OrderUpdate
+from core.events.payloads import RECONNECTED, ConfigChanged, OrderUpdate
 from core.events.topics import CONFIG_CHANGES, MARKET_TICKS, orders_updates
 from core.messaging.producer import EventProducer
 from core.routing import account
@@ -170,7 +170,7 @@ async def test_order_frames_become_hints_keyed_by_the_brokers_order_id(
             quantity=1, product="MIS", order_type="MARKET", market_protection=-1, tag="feedtest",
         )  # fmt: skip
         await until(lambda: [event for event in watch.events if event.key == order_id], "the update of our order")
-    update = watch.events[-1]
+    update = next(event for event in watch.events if event.key == order_id)
     assert isinstance(update.data, OrderUpdate)
     assert update.data.broker_order_id == update.key == order_id
     assert update.data.tag == "feedtest"
@@ -214,14 +214,22 @@ def _after(events: list[Envelope], moment: datetime) -> list[Envelope]:
     return [event for event in events if event.ts > moment]
 
 
+def _interrupted(events: list[Envelope]) -> list[Envelope]:
+    return [event for event in events if isinstance(event.data, OrderUpdate) and event.data.status == RECONNECTED]
+
+
 async def test_a_silent_connection_is_dead_and_its_gap_is_announced(
     settings: Settings, sandbox: SandboxProcess, strategy: str
 ) -> None:
     async with Wire(settings.sandbox_port) as wire:
         through = settings.model_copy(update={"sandbox_port": wire.port})
-        async with Watch(settings, MARKET_TICKS) as watch, feeding(through) as ctx:
+        async with (
+            Watch(settings, MARKET_TICKS) as watch,
+            Watch(settings, orders_updates(Broker.ZERODHA)) as hints,
+            feeding(through) as ctx,
+        ):
             await until(lambda: watch.of("tick", INFY), "ticks")
-            announced = len(watch.of("gap", INFY))
+            announced, said = len(watch.of("gap", INFY)), len(_interrupted(hints.events))
             wire.mute()
             muted = time.monotonic()
             await until(lambda: not ctx.health.ready, "the feed to notice", 8)
@@ -229,6 +237,7 @@ async def test_a_silent_connection_is_dead_and_its_gap_is_announced(
             last = watch.of("tick", INFY)[-1].ts
             wire.unmute()
             await until(lambda: len(watch.of("gap", INFY)) > announced, "the gap")
+            await until(lambda: len(_interrupted(hints.events)) > said, "the word that order updates may be lost")
             count = len(watch.of("tick", INFY))
             await until(lambda: len(watch.of("tick", INFY)) > count, "ticks after the gap")
             await until(lambda: ctx.health.ready, "the feed to be well")

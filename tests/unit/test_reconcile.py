@@ -113,6 +113,11 @@ def test_a_line_that_moves_is_not_judged_and_its_opening_waits() -> None:
     assert (second.lines[0].foreign, second.lines[0].drift, second.openings) == (9, 0, {INFY: 9})
 
 
+def test_a_line_that_moves_later_in_the_day_is_not_judged_either() -> None:
+    assert line(broker=12, opening=10, moving=True).drift is None
+    assert line(broker=12, opening=10).drift == 2
+
+
 def test_a_line_first_seen_later_in_the_day_began_flat() -> None:
     found = compare(net={INFY: 7}, trades=[], held={}, openings={}, moving=(), delivers=True)
     assert (found.lines[0].foreign, found.lines[0].drift) == (0, 7)
