@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from core import metrics
+from core.brokers import order_life_page
 from core.config import PROJECT_ROOT, Settings
 from core.trading.orders import TRANSITIONS
 
@@ -99,3 +100,8 @@ def test_links_lead_somewhere(path: Path) -> None:
         if anchor:
             titles = re.findall(r"^#+ (.+)$", found.read_text(), re.M)
             assert anchor in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, target
+
+
+def test_the_page_of_an_orders_life_is_the_codes_own() -> None:
+    text = order_life_page.PAGE.read_text()
+    assert order_life_page.page(text) == text, "run `python -m core.brokers.order_life_page`"
