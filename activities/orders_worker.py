@@ -41,9 +41,10 @@ async def main(ctx: ServiceContext) -> None:
     alerts = Alerts(producer, ctx.name)
     calls = JournalCalls(outbox, alerts, ctx.broker)
     client = await connect(ctx.settings)
-    kills = KillCalls(engine, ctx.broker, client, producer, calendar_for(simulated=ctx.settings.simulated))
+    calendar = calendar_for(simulated=ctx.settings.simulated)
+    kills = KillCalls(engine, ctx.broker, client, producer, calendar)
     durations = OrderDurations().scaled(ctx.settings.duration_factor)
-    rounds = ReconcileOrders(Journal(engine, ctx.broker), outbox, producer, alerts, client, durations)
+    rounds = ReconcileOrders(Journal(engine, ctx.broker), outbox, producer, alerts, client, durations, calendar)
     worker = Worker(
         client,
         task_queue=orders_queue(ctx.broker),

@@ -47,6 +47,7 @@ from core.storage.reconcile import (
     unpublished_orders,
     unpublished_rounds,
 )
+from core.trading.calendar import SessionKind, TradingCalendar
 from core.trading.durations import OrderDurations
 from core.trading.reconcile import observe
 from core.trading.types import Broker
@@ -69,6 +70,7 @@ class ReconcileOrders:
     alerts: Alerts
     client: Client
     durations: OrderDurations
+    calendar: TradingCalendar
 
     @property
     def broker(self) -> Broker:
@@ -142,6 +144,7 @@ class ReconcileOrders:
             await start_order(self.client, from_journal(self.broker, order, self.durations), again=True)
         except WorkflowAlreadyStartedError:
             return False
+        await failpoints.reached("reconcile.after_start")
         log.warning(
             "started the lost workflow of an open order again",
             broker=self.broker.value,
@@ -181,6 +184,7 @@ class ReconcileOrders:
         if stored is None or not stored.finished:
             report = self._report(result, stored, tuple(late))
             standing = await self._watch(report, at)
+            await failpoints.reached("reconcile.before_finish")
             await finish_round(
                 self.journal,
                 round_id=at.round_id,
@@ -192,6 +196,7 @@ class ReconcileOrders:
                 topic=topics.reconciliations(self.broker),
                 event=self._event(report),
             )
+            await failpoints.reached("reconcile.after_finish")
             self._show(report)
         await self._publish_rounds()
         return _summary(compared, result.mended)
@@ -308,9 +313,11 @@ class ReconcileOrders:
             )
 
     async def _watch_blind(self, before: Standing, report: Reconciliation, at: RoundInput) -> Standing:
+        """Nobody is woken at night, when the broker's servers are down for maintenance and no session is open."""
         since: datetime = before.blind_since or report.began_at
         told = before.blind_told
-        if not told and (report.finished_at - since).total_seconds() >= at.durations.blind:
+        trading = any(self.calendar.phase(kind, report.finished_at).is_open for kind in SessionKind)
+        if trading and not told and (report.finished_at - since).total_seconds() >= at.durations.blind:
             told = True
             await self.alerts.raise_(
                 "reconcile_blind",

@@ -87,18 +87,18 @@ def _print(row: Round) -> None:
     verdict = f"[red]not compared[/]: {show.text(row.why_not)}"
     if row.judged:
         drifting = len(row.drifting)
-        verdict = f"[red]drift in {drifting} instruments[/]" if drifting else "[green]no drift[/]"
+        verdict = f"[red]drift in {_counted(drifting, 'instrument')}[/]" if drifting else "[green]no drift[/]"
     console.print(
         f"[bold]{row.broker}[/] account {show.text(row.account)} · {show.ist(row.finished_at)} IST · {verdict} · "
-        f"{row.foreign_orders_count} foreign orders"
+        f"{_counted(row.foreign_orders_count, 'foreign order')}"
     )
     mended = {
-        "late fills booked": row.late_fills,
-        "rows adopted": len(row.adopted),
-        "workflows started again": len(row.started_again),
-        "events published late": row.published_late,
+        "late fill": row.late_fills,
+        "adopted row": len(row.adopted),
+        "workflow started again": len(row.started_again),
+        "event published late": row.published_late,
     }
-    done = [f"{count} {what}" for what, count in mended.items() if count]
+    done = [f"{what}: {count}" for what, count in mended.items() if count]
     if done:
         console.print("  " + ", ".join(done))
     for trouble in row.trouble:
@@ -110,6 +110,12 @@ def _print(row: Round) -> None:
             f"  FOREIGN {order.side} {order.filled_quantity}/{order.quantity} {order.exchange}:{show.text(order.tradingsymbol)} "
             f"{order.product} {order.status} · broker order {show.text(order.broker_order_id)}"
         )
+    if row.foreign_orders_count > len(row.foreign_orders):
+        console.print(f"  and {row.foreign_orders_count - len(row.foreign_orders)} more")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _table(lines: tuple[ReconciledLine, ...]) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -39,6 +39,7 @@ from core.storage.journal import FILLS, SENDS
 from core.storage.outbox import Outbox
 from core.storage.reconcile import DAYS, ROUNDS, load_standing
 from core.temporal import connect
+from core.trading.calendar import SessionKind, SessionPhase, calendar_for
 from core.trading.durations import OrderDurations
 from core.trading.types import Broker, Exchange, Intent, OrderStatus, OrderType, Product, Side
 from tests.journal_world import JournalWorld, trade
@@ -215,7 +216,8 @@ async def world(stack: Settings) -> AsyncIterator[World]:
     durations = OrderDurations()
     publishing = asyncio.create_task(outbox.run())
     book = ReconcileBook(journal.journal, told, reader, client, commands, durations)
-    orders = ReconcileOrders(journal.journal, outbox, producer, heard, client, durations)
+    calendar = calendar_for(simulated=True)
+    orders = ReconcileOrders(journal.journal, outbox, producer, heard, client, durations, calendar)
     try:
         yield World(account, journal, trader, book, orders, alerts, client, sent)
     finally:
@@ -334,6 +336,22 @@ async def test_a_book_without_an_order_we_know_of_is_not_judged(world: World) ->
     assert world.alerts.kinds() == ["reconcile_blind"]
     await world.round()
     assert world.alerts.kinds() == ["reconcile_blind"], "said once"
+
+
+async def test_a_broker_that_rests_at_night_wakes_nobody(world: World) -> None:
+    class Night:
+        def phase(self, kind: SessionKind, moment: datetime) -> SessionPhase:
+            return SessionPhase.CLOSED
+
+    night: Any = Night()
+    day, world.orders.calendar = world.orders.calendar, night
+    world.trader.owner = "SOMEBODY"
+    await world.round()
+    await world.round()
+    assert world.alerts.raised == []
+    world.orders.calendar = day
+    await world.round()
+    assert world.alerts.kinds() == ["reconcile_blind"], "it is told when the day begins"
 
 
 async def test_foreign_trades_that_vanish_make_the_book_no_evidence(world: World) -> None:
