@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Boolean, Text, Update, and_, bindparam, exists, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, Boolean, Text, Update, and_, bindparam, exists, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.clock import trading_day, utc_now
@@ -177,7 +177,15 @@ async def _left_to_exit(connection: AsyncConnection, order: dict[str, Any]) -> t
     working = rest.where(others, exits, SENDS.c.state.in_(_WORKING)).scalar_subquery()
     late = rest.where(here, exits, SENDS.c.state == SendState.LATE).scalar_subquery()
     taken = (await connection.execute(select(working.label("working"), late.label("late")))).one()
-    left = held - int(taken.working) - int(taken.late)
+    doubt = await _in_doubt(connection, others)
+    if doubt is None and taken.late:
+        told = f"waits: an earlier send of {taken.late} turned up late in the book and is being cancelled"
+        doubt = _Doubt(Intent.EXIT, told, False)
+    return held - int(taken.working) - int(taken.late), doubt
+
+
+async def _in_doubt(connection: AsyncConnection, others: ColumnElement[bool]) -> _Doubt | None:
+    """Of the position's other orders one whose fills nobody can know now; an entry first, one being sent last."""
     doubtful = (
         await connection.execute(
             select(ORDERS.c.intent, ORDERS.c.status, ORDERS.c.order_id)
@@ -193,15 +201,13 @@ async def _left_to_exit(connection: AsyncConnection, order: dict[str, Any]) -> t
             .limit(1)
         )
     ).first()
-    if doubtful is None and taken.late:
-        told = f"waits: an earlier send of {taken.late} turned up late in the book and is being cancelled"
-        return left, _Doubt(Intent.EXIT, told, False)
     if doubtful is None:
-        return left, None
+        return None
     sending = doubtful.status == OrderStatus.PENDING
     status = "being sent" if sending else doubtful.status
-    told = f"waits: {doubtful.intent} {doubtful.order_id} of the same position is {status}"
-    return left, _Doubt(doubtful.intent, told, sending)
+    return _Doubt(
+        doubtful.intent, f"waits: {doubtful.intent} {doubtful.order_id} of the same position is {status}", sending
+    )
 
 
 async def _why_not(connection: AsyncConnection, order: dict[str, Any], send_no: int, proof: LeaseProof) -> ClaimResult:
