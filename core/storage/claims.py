@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Boolean, Text, Update, and_, bindparam, exists, func, literal, or_, select, update
+from sqlalchemy import Boolean, ColumnElement, Text, Update, and_, bindparam, exists, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.clock import trading_day, utc_now
