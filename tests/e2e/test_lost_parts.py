@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -10,7 +11,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from core.routing import order_workflow_id
+from core.order_work import SA_BROKER
+from core.routing import order_workflow_id, orders_queue
+from core.temporal import connect
 from core.trading.types import Broker
 from docker.native.stack import NativeStack
 from tests.e2e.trading import INFY, SBIN, Market, referee, running_workflows, settle, steered, swing, unpublished
@@ -85,6 +88,28 @@ def test_a_broker_that_hangs_does_not_hold_the_other(system: System, held: Broke
 
 
 def test_workflows_carry_their_broker_in_their_id(system: System) -> None:
-    for broker in Broker:
-        for row in system.sql(f"SELECT order_id FROM {broker}.orders LIMIT 1"):
-            assert order_workflow_id(broker, row["order_id"]).startswith(f"{broker}-order-")
+    """In Temporal itself: each order of a journal has its workflow under its broker's name and queue, and no broker has another's."""
+    with Market(system, INFY) as one, Market(system, SBIN) as two:
+        swing(system, [one, two], 1)
+        settle(system, [one, two])
+    wanted = {
+        order_workflow_id(broker, row["order_id"]): (broker.value, orders_queue(broker))
+        for broker in Broker
+        for row in system.sql(f"SELECT order_id FROM {broker}.orders")
+    }
+    assert {broker for broker, _ in wanted.values()} == {broker.value for broker in Broker}
+    system.wait(lambda: set(order_workflows(system)) >= set(wanted), "every order's workflow to be listed", 30)
+    assert order_workflows(system) == wanted
+
+
+def order_workflows(system: System) -> dict[str, tuple[str, str]]:
+    """Workflow id → what it says of its broker, and the queue it runs on."""
+
+    async def list_them() -> dict[str, tuple[str, str]]:
+        client = await connect(system.settings)
+        return {
+            row.id: (str(row.typed_search_attributes.get(SA_BROKER)), row.task_queue)
+            async for row in client.list_workflows("WorkflowType = 'OrderWorkflow'")
+        }
+
+    return asyncio.run(list_them())
