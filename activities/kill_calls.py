@@ -80,6 +80,9 @@ class KillCalls:
         """Ask a cancel of every open order of the scope, under an id derived from switch and order. Returns what is to be told."""
         self._bind(kill)
         async with beating():
+            record = await store.read_kill(self.engine, kill.kill_id)
+            if record is None or record.released_at is not None:
+                return ()  # orders made after a release are none of its business
             business = await store.open_business(self.engine, kill.account)
             now, gate = utc_now(), asyncio.Semaphore(AT_ONCE)
             wanted = [

@@ -100,7 +100,7 @@ class Flatten:
 
     async def run(self) -> Seen:
         """Settle what an earlier run left, cancel, close, and look until the account is flat or nothing more can be done."""
-        await self._until(self._settled, self.durations.absence_after * 2 + 60, "the fate of earlier sends")
+        await self._until(self._answered, self.durations.absence_after * 2 + 60, "the fate of earlier sends")
         for _ in range(ROUNDS):
             await self._cancel_all()
             await self._until(self._settled, self.durations.look_longest, "the exits to end")
@@ -206,6 +206,10 @@ class Flatten:
             elif send.outcome is Outcome.SENDING:
                 self._judge(send, book, known)
         return not self._open()
+
+    async def _answered(self) -> bool:
+        """Every send is in the book, or proven absent. One that rests there is cancelled later, like any order."""
+        return await self._settled() or all(send.outcome is Outcome.SENT for send in self._open())
 
     async def _follow(self, send: FlattenSend, row: BookRow) -> None:
         tag = send.line.tag

@@ -202,6 +202,7 @@ async def test_every_open_order_is_cancelled_once_however_often_the_step_runs(wo
     entry = await world.order()
     exit_ = await world.order(Side.SELL, intent=Intent.EXIT)
     kill = world.kill()
+    await world.engage(kill)
     for _ in range(3):
         told = await world.cancel(kill)
     asked = [row for row in await world.commands() if row["order_id"] in {entry, exit_}]
@@ -213,7 +214,9 @@ async def test_every_open_order_is_cancelled_once_however_often_the_step_runs(wo
 
 async def test_one_strategys_switch_cancels_its_orders_alone(world: KillWorld) -> None:
     mine, other = await world.order(), await world.order(strategy_id="another")
-    await world.cancel(world.kill(strategy_id=strategy(world)))
+    kill = world.kill(strategy_id=strategy(world))
+    await world.engage(kill)
+    await world.cancel(kill)
     asked = {row["order_id"] for row in await world.commands()}
     assert mine in asked
     assert other not in asked
@@ -221,7 +224,18 @@ async def test_one_strategys_switch_cancels_its_orders_alone(world: KillWorld) -
 
 async def test_its_own_exits_are_not_cancelled_while_fresh(world: KillWorld) -> None:
     order_id = await world.order(Side.SELL, intent=Intent.EXIT, source="kill")
-    await world.cancel(world.kill())
+    kill = world.kill()
+    await world.engage(kill)
+    await world.cancel(kill)
+    assert order_id not in {row["order_id"] for row in await world.commands()}
+
+
+async def test_after_a_release_it_cancels_nothing_more(world: KillWorld) -> None:
+    kill = world.kill()
+    await world.engage(kill)
+    await store.release(world.journal.engine, world.account, None, by="me", reason="enough", force=True)
+    order_id = await world.order()
+    await world.cancel(kill)
     assert order_id not in {row["order_id"] for row in await world.commands()}
 
 

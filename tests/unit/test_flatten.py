@@ -200,6 +200,16 @@ async def test_after_a_crash_the_tag_is_looked_up_first(tmp_path: Path, left: bo
     assert desk.positions_ == {"INFY": 0}
 
 
+async def test_what_an_earlier_run_left_resting_is_cancelled_without_a_long_wait(tmp_path: Path) -> None:
+    desk = Desk({"INFY": 10}, fills=lambda request: min(request.quantity, 6), rests=True, fates=[Crash()])
+    with pytest.raises(Crash):
+        await run(desk, tmp_path / "var")
+    said: list[str] = []
+    assert (await run(desk, tmp_path / "var", said)).is_flat
+    assert not any("earlier sends" in words for words in said)
+    assert [request.quantity for request in desk.placed] == [10, 4]
+
+
 async def test_a_part_fill_is_followed_by_an_exit_of_the_rest(tmp_path: Path) -> None:
     desk = Desk({"INFY": 10}, fills=lambda request: min(request.quantity, 6))
     assert (await run(desk, tmp_path / "var")).is_flat
