@@ -16,6 +16,7 @@ from core.trading.orders import TRANSITIONS
 
 DOCS = PROJECT_ROOT / "docs"
 OPERATIONS = (DOCS / "operations.md").read_text()
+WRONG = (DOCS / "when-things-go-wrong.md").read_text()
 PACKAGES = (
     "core",
     "strategies",
@@ -68,7 +69,7 @@ def alert_kinds() -> Iterator[str]:
 
 
 def test_every_alert_says_what_to_do() -> None:
-    table = OPERATIONS.split("### An alert comes")[1].split("###")[0]
+    table = WRONG.split("\n## An alert comes")[1].split("\n## ")[0]
     described = set(re.findall(r"^\| `([\w.-]+)` \|", table, re.M))
     assert described == set(alert_kinds())
 
