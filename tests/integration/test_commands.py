@@ -367,16 +367,16 @@ async def test_a_modify_of_an_order_that_ends_meanwhile_says_how_it_ended(world:
 
 async def test_the_26th_modification_is_refused_beforehand(world: CommandWorld) -> None:
     order_id, _ = await world.working()
-    for number in range(MODIFICATIONS):
-        done = await world.ask(order_id, MODIFY, price=str(101 + number))
-        await world.carry_out(done)
-        assert await world.outcome(done) is CommandOutcome.APPLIED
-    last = await world.ask(order_id, MODIFY, price="200")
+    for number in range(MODIFICATIONS - 1):
+        await world.backdate(await world.ask(order_id, MODIFY, price=str(101 + number)), sent_at=60, finished_at=50)
+    allowed, last = [await world.ask(order_id, MODIFY, price=price) for price in ("199", "200")]
+    await world.carry_out(allowed)
+    assert await world.outcome(allowed) is CommandOutcome.APPLIED
     assert (await world.carry_out(last)).next is DONE
     found = await world.read(last)
     assert found.outcome is CommandOutcome.NOT_APPLIED
     assert "25 is Kite's limit: cancel it and place anew" in (found.evidence or "")
-    assert len(world.trader.asked) == MODIFICATIONS
+    assert len(world.trader.asked) == 1
 
 
 @pytest.mark.parametrize(
