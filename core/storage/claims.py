@@ -12,7 +12,21 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Boolean, ColumnElement, Text, Update, and_, bindparam, exists, func, literal, or_, select, update
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Text,
+    Update,
+    and_,
+    bindparam,
+    exists,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.clock import trading_day, utc_now
@@ -27,6 +41,9 @@ ACCOUNTS = table_of(AccountRow)
 LEASES = table_of(LeaseRow)
 
 _WORKING = (SendState.SENDING, SendState.SENT, SendState.UNKNOWN)
+
+_LATE: ColumnElement[str] = literal_column(f"'{SendState.LATE}'")
+"""Spelled out, not bound: the few rows are found by the partial index of that state."""
 
 
 class ClaimResult(StrEnum):
@@ -175,7 +192,7 @@ async def _left_to_exit(connection: AsyncConnection, order: dict[str, Any]) -> t
     )
     exits = ORDERS.c.intent == Intent.EXIT.value
     working = rest.where(others, exits, SENDS.c.state.in_(_WORKING)).scalar_subquery()
-    late = rest.where(here, exits, SENDS.c.state == SendState.LATE).scalar_subquery()
+    late = rest.where(here, exits, SENDS.c.state == _LATE).scalar_subquery()
     taken = (await connection.execute(select(working.label("working"), late.label("late")))).one()
     doubt = await _in_doubt(connection, others)
     if doubt is None and taken.late:

@@ -243,6 +243,7 @@ class SendRow(Base):
         ForeignKeyConstraint(["order_id"], [f"{JOURNAL}.orders.order_id"]),
         Index("sends_by_claim", "account", "claimed_at"),
         Index("sends_by_broker_order", "account", "broker_order_id"),
+        Index("sends_late", "order_id", postgresql_where=text("state = 'LATE'")),
         {"schema": JOURNAL},
     )
 
