@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import structlog
+import uvloop
 
 from core import failpoints, logging
 from core.config import Settings, home
@@ -86,7 +87,7 @@ def run(name: str, main: Main) -> NoReturn:
     log = logging.get("core.service")
     try:
         context = _context(name)
-        code = asyncio.run(_serve(context, main))
+        code = uvloop.run(_serve(context, main))
     except StopTheStart as error:
         log.error("cannot start", service=name, reason=str(error))
         code = EXIT_MEND_FIRST
