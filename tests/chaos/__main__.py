@@ -26,8 +26,11 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"chaos: {error}\n")
         return 2
     try:
-        system.up()
+        home.up(system)
         return asyncio.run(Run(system, options).go())
+    except StopTheStart as error:
+        sys.stderr.write(f"chaos: {error}\n")
+        return 2
     finally:
         if not options.keep:
             home.stop(system)

@@ -29,7 +29,6 @@ PAST_DEADLINE_S = 9.0
 
 PLANNED_REFUSAL = "chaos: planned refusal"
 LOGIN_S = 3.0
-DEAD_S = 30.0
 
 LEFT_OUT = {
     FaultKind.DAY_ROLLED: "empties the book under open orders, which then wait for a person by design",
@@ -140,42 +139,41 @@ class Injector:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until all are given or the run ends; then every rule is taken away and the session is alive."""
+        person = asyncio.create_task(self._log_in_again())
+        try:
+            await self._run(stop)
+        finally:
+            person.cancel()
+        await self._login()
+
+    async def _run(self, stop: asyncio.Event) -> None:
         began = time.monotonic()
         for one in self.rules:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), max(one.at_s - (time.monotonic() - began), 0))
             if stop.is_set():
                 break
-            await self._give(one, stop)
+            await self._give(one)
         await stop.wait()
         await until(lambda: self._world.try_admin("faults", method="DELETE"), 60, 0.5)
-        await self._login()
 
-    async def _give(self, one: Given, stop: asyncio.Event) -> None:
+    async def _give(self, one: Given) -> None:
         if await until(lambda: self._world.try_admin("faults", one.rule), 60) is None:
             self._world.log.write("fault not given: the sandbox is away", **one.rule)
             return
         self.given += 1
         self._world.log.write("fault given", **one.rule)
-        if one.kind is FaultKind.SESSION_KILLED:
-            await self._when_dead(stop)
 
-    async def _when_dead(self, stop: asyncio.Event) -> None:
-        """A person logs in again, a few seconds after the session died."""
-
-        async def dead() -> bool:
+    async def _log_in_again(self) -> None:
+        """A person who logs in a few seconds after the session died, whenever that is."""
+        while True:
             status = await self._world.try_admin("status")
-            return stop.is_set() or (status is not None and not _alive(status["session"]))
-
-        await until(dead, DEAD_S)
-        await asyncio.sleep(LOGIN_S)
-        await self._login()
+            if status is not None and not status["session"]["active"]:
+                await asyncio.sleep(LOGIN_S)
+                await self._login()
+            await asyncio.sleep(1)
 
     async def _login(self) -> None:
         done = await asyncio.to_thread(self._world.system.command, "login", check=False)
         self.logins += 1
         self._world.log.write("login", code=done.returncode, said=(done.stdout + done.stderr)[-300:])
-
-
-def _alive(session: Any) -> bool:
-    return bool(session) and session.get("valid", session.get("active", True)) is not False

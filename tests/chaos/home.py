@@ -29,6 +29,8 @@ from tests.fixtures.system import System
 
 PORT_BASE = 24_000
 
+UP_TRIES = 3
+
 FACTOR = 20
 """Durations of the order path are divided by this: absence is proven in seconds instead of minutes."""
 
@@ -111,6 +113,19 @@ def make() -> System:
     NativeStack(system.settings, services(system.settings)).start_infra()
     asyncio.run(_fill(system.settings))
     return system
+
+
+def up(system: System) -> None:
+    """`alpha-panda up`; again where it gave up waiting, as it says one may: on a busy machine a start takes longer than its bound.
+
+    Raises:
+        StopTheStart: with its last words.
+    """
+    for _ in range(UP_TRIES):
+        done = system.command("up", check=False)
+        if done.returncode == 0:
+            return
+    raise StopTheStart(f"alpha-panda up did not succeed in {UP_TRIES} tries:\n{done.stdout}{done.stderr}")
 
 
 def stop(system: System) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,8 +17,13 @@ from core.events.envelope import Envelope, EventType, make
 from core.events.payloads import FillRecord, OrderEvent
 from core.routing import order_workflow_id
 from core.trading.types import Broker, Exchange, Intent, OrderStatus, OrderType, Side, Validity
+from sandbox.fault_kinds import FaultKind
+from sandbox.faults import parse
 from tests.chaos import money
+from tests.chaos.blows import plan as blow_plan
 from tests.chaos.facts import BookOrder, BookTrade, Facts, Journal
+from tests.chaos.faults import LEFT_OUT
+from tests.chaos.faults import plan as fault_plan
 from tests.chaos.money import Deal
 from tests.chaos.plan import Planned
 from tests.chaos.plan import make as make_plan
@@ -306,3 +312,18 @@ def test_a_plan_is_decided_by_its_seed_and_leaves_only_what_it_entered() -> None
                 entry = rows[row.follows]
                 assert (entry.instrument, entry.side.opposite, entry.intent) == (row.instrument, row.side, Intent.ENTRY)
                 assert row.due_s > entry.due_s
+
+
+def test_every_planned_fault_is_one_the_sandbox_takes_and_no_kind_is_left_out_silently() -> None:
+    rules = fault_plan(seed=3, lasts_s=2000)
+    given = {parse(one.rule).rules[0].kind for one in rules}
+    assert given | LEFT_OUT.keys() == set(FaultKind)
+    assert rules == fault_plan(seed=3, lasts_s=2000)
+
+
+def test_every_part_is_killed_once_and_frozen_once_a_round() -> None:
+    parts = ["one", "two", "three"]
+    blows = list(itertools.islice(blow_plan(parts, seed=3), 2 * len(parts)))
+    for part in parts:
+        actions = [blow.action for blow in blows if blow.part == part]
+        assert sorted(action.seconds > 0 for action in actions) == [False, True]
