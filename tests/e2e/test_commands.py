@@ -6,6 +6,8 @@ import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -27,15 +29,26 @@ from tests.fixtures.system import System
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
-LOW, HIGH = LEVELS[INFY]
+LOW = LEVELS[INFY][0]
 REST = LOW - 10
 BROKERS = list(Broker)
 
 
 @pytest.fixture(scope="module")
 def system() -> Iterator[System]:
-    with System.running("commands", [steered("by-hand", INFY)], DURATION_FACTOR="20") as running:
+    """A strategy whose bars last an hour: it trades nothing by itself here."""
+    calm = steered("by-hand", INFY)
+    calm = replace(calm, parameters=calm.parameters | {"bar_s": 3600})
+    with System.running("commands", [calm], DURATION_FACTOR="20") as running:
         yield running
+
+
+@contextmanager
+def low_market(system: System) -> Iterator[Market]:
+    """The market at its low from the first moment on, whatever the test before left."""
+    system.price(INFY, LOW)
+    with Market(system, INFY) as market:
+        yield market
 
 
 def signalled(system: System, broker: Broker, *, price: Decimal = REST, intent: Intent = Intent.ENTRY) -> str:
@@ -123,7 +136,7 @@ def modifications(system: System, broker: Broker, broker_order_id: str) -> int:
 
 @pytest.mark.parametrize("broker", BROKERS)
 def test_a_person_modifies_and_cancels_a_resting_order(system: System, broker: Broker) -> None:
-    with Market(system, INFY):
+    with low_market(system):
         order_id = resting(system, broker)
         code, told = act(system, "modify", order_id, "--price", str(REST - 1))
         assert (code, told["outcome"]) == (0, "APPLIED"), told
@@ -147,7 +160,7 @@ def test_a_person_modifies_and_cancels_a_resting_order(system: System, broker: B
 @pytest.mark.parametrize("broker", BROKERS)
 @pytest.mark.parametrize("place", ["cancel.before_send", "cancel.after_send"])
 def test_a_cancel_survives_the_death_of_the_process_that_sends_it(system: System, broker: Broker, place: str) -> None:
-    with Market(system, INFY):
+    with low_market(system):
         order_id = resting(system, broker)
         arm(system, f"broker-{broker}", f"{place}=kill")
         code, told = act(system, "cancel", order_id, "--wait", "90")
@@ -161,7 +174,7 @@ def test_a_cancel_survives_the_death_of_the_process_that_sends_it(system: System
     ("place", "outcome"), [("modify.before_send", "NOT_APPLIED"), ("modify.after_send", "APPLIED")]
 )
 def test_a_modify_is_never_sent_twice_whoever_dies(system: System, broker: Broker, place: str, outcome: str) -> None:
-    with Market(system, INFY):
+    with low_market(system):
         order_id = resting(system, broker)
         arm(system, f"broker-{broker}", f"{place}=kill")
         _, told = act(system, "modify", order_id, "--price", str(REST - 2), "--wait", "90")
@@ -177,7 +190,7 @@ def test_a_modify_is_never_sent_twice_whoever_dies(system: System, broker: Broke
 
 @pytest.mark.parametrize("broker", BROKERS)
 def test_a_cancel_of_an_order_that_fills_now_tells_what_was_first(system: System, broker: Broker) -> None:
-    with Market(system, INFY) as market:
+    with low_market(system) as market:
         order_id = resting(system, broker)
         market.price = REST - 5
         _, told = act(system, "cancel", order_id, "--wait", "60")
@@ -191,7 +204,7 @@ def test_a_cancel_of_an_order_that_fills_now_tells_what_was_first(system: System
 def flatten(system: System, broker: Broker) -> None:
     """Sell what is held, so that tests leave nothing behind."""
     held = f"SELECT quantity FROM {broker}.positions WHERE instance = 'by-hand@{broker}' AND quantity <> 0"
-    with Market(system, INFY):
+    with low_market(system):
         for _ in range(3):
             if not system.sql(held):
                 return
@@ -203,7 +216,7 @@ def flatten(system: System, broker: Broker) -> None:
 @pytest.mark.parametrize("broker", BROKERS)
 def test_a_person_resolves_a_send_that_nobody_can_prove(system: System, broker: Broker) -> None:
     """Claimed, the process dead before a byte left, and the day over: the entry expires and its instrument trades again."""
-    with Market(system, INFY):
+    with low_market(system):
         arm(system, f"broker-{broker}", "place.after_claim=kill")
         order_id = signalled(system, broker)
         until(system, broker, order_id, "UNKNOWN")

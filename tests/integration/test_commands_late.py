@@ -1,0 +1,149 @@
+"""Late rows of the book, and exits as goals, on a real journal of each broker: nothing is lost and nothing oversold."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from core import ids
+from core.config import Settings
+from core.storage.claims import ClaimResult
+from core.storage.db import broker_engine
+from core.trading.commands import CommandKind
+from core.trading.types import Broker, Intent, OrderStatus, SendState, Side
+from tests.integration.command_world import CommandWorld, ToldTrader, listed, row
+from tests.journal_world import trade
+
+pytestmark = pytest.mark.stack
+
+RESOLVE = CommandKind.RESOLVE
+
+
+@pytest.fixture(params=list(Broker))
+async def world(stack: Settings, request: pytest.FixtureRequest) -> AsyncIterator[CommandWorld]:
+    engine = broker_engine(stack, request.param)
+    made = await CommandWorld.make(engine, request.param)
+    assert isinstance(made, CommandWorld)
+    made.trader = ToldTrader()
+    yield made
+    await engine.dispose()
+
+
+# late rows --------------------------------------------------------------------------------------------------------
+
+
+async def given_up(world: CommandWorld, **changes: Any) -> tuple[UUID, str]:
+    """An order whose first send was proven absent; the name its row would have."""
+    order_id = await world.order(**changes)
+    await world.claim(order_id)
+    await world.journal.unknown(order_id, 1, "read timeout")
+    await world.journal.absent(order_id, 1, "3 books")
+    return order_id, f"L{str(order_id)[-12:]}"
+
+
+async def test_a_late_row_of_an_expired_entry_is_adopted_once_cancelled_and_its_fills_booked(
+    world: CommandWorld,
+) -> None:
+    order_id, name = await given_up(world)
+    world.trader.rows[name] = row(name, filled_quantity=4, tags=(ids.order_tag(order_id, 1),))
+    world.trader.filled = (listed(name, 4),)
+    first = await world.adopt(name)
+    assert (first.order_id, first.adopted, first.fills_booked, first.working) == (order_id, True, 1, True)
+    assert world.trader.asked == [f"cancel {name}"]
+    again = await world.adopt(name)
+    assert (again.adopted, again.fills_booked, again.working) == (False, 0, False)
+    found = await world.journal.load(order_id)
+    assert (found.status, found.order["filled_quantity"]) == (OrderStatus.EXPIRED, 4)
+    assert found.send["state"] == SendState.LATE_ENDED
+    assert (await world.position())["quantity"] == 4
+    assert (await world.events(order_id))[-1]["topic"].endswith(".orders.filled")
+
+
+async def test_a_fill_after_the_end_is_booked_without_its_workflow(world: CommandWorld) -> None:
+    order_id, name = await world.working()
+    await world.fill(order_id, status="CANCELLED")
+    world.trader.rows[name] = row(name, "CANCELLED", filled_quantity=3)
+    world.trader.filled = (listed(name, 3),)
+    late = await world.adopt(name)
+    assert (late.adopted, late.fills_booked, late.working) == (False, 1, False)
+    assert (await world.adopt(name)).fills_booked == 0
+    assert await world.status(order_id) is OrderStatus.CANCELLED
+    assert (await world.position())["quantity"] == 3
+    assert world.trader.asked == []
+
+
+async def test_rows_of_others_and_of_orders_that_are_followed_are_left_alone(world: CommandWorld) -> None:
+    _, name = await world.working()
+    world.trader.rows["FOREIGN"] = row("FOREIGN")
+    for each in (name, "FOREIGN", "NOT IN THE BOOK"):
+        assert (await world.adopt(each)).order_id is None
+    assert world.trader.asked == []
+
+
+async def test_while_a_late_exit_row_works_no_other_exit_sells_the_same(world: CommandWorld) -> None:
+    await world.hold(Side.BUY, 10)
+    order_id, name = await given_up(world, side=Side.SELL, intent=Intent.EXIT)
+    world.trader.applies = False
+    world.trader.rows[name] = row(name, side=Side.SELL, tags=(ids.order_tag(order_id, 1),))
+    assert (await world.adopt(name)).working
+    assert (await world.claim(order_id, 2)).result is ClaimResult.IN_DOUBT, "its first send may still sell all"
+    other = await world.order(Side.SELL, 10, Intent.EXIT)
+    assert (await world.claim(other)).result is ClaimResult.IN_DOUBT
+    world.trader.rows[name] = replace(world.trader.rows[name], status="CANCELLED")
+    await world.adopt(name)
+    assert (await world.claim(order_id, 2)).quantity == 10
+
+
+# exits are goals ---------------------------------------------------------------------------------------------------
+
+
+async def test_square_off_stop_and_manual_exit_at_once_never_oversell(world: CommandWorld) -> None:
+    """All at once, some lost on the way, some partly filled: together never more than what is held."""
+    await world.hold(Side.BUY, 10)
+    exits = [await world.order(Side.SELL, quantity, Intent.EXIT) for quantity in (10, 4, 7)]
+    claims = await asyncio.gather(*(world.claim(order_id) for order_id in exits))
+    assert sum(claim.quantity for claim in claims) == 10
+    claimed = {order_id: claim.quantity for order_id, claim in zip(exits, claims, strict=True) if claim.quantity}
+    lost, *rest = claimed
+    await world.journal.unknown(lost, 1, "read timeout")
+    for order_id in rest:
+        await world.journal.submitted(order_id, 1, f"B{str(order_id)[-12:]}", "accepted")
+        await world.fill(order_id, trade(1), status="OPEN", quantity=claimed[order_id])
+    one_more = await world.order(Side.SELL, 10, Intent.EXIT)
+    again = await world.claim(one_more)
+    assert again.quantity == 0
+    assert again.result is ClaimResult.IN_DOUBT, "it does not end as flat: a lost exit may never have been placed"
+
+
+@pytest.mark.parametrize("status", [OrderStatus.UNKNOWN, OrderStatus.UNRESOLVED])
+async def test_while_an_entry_is_in_doubt_its_exit_waits(world: CommandWorld, status: OrderStatus) -> None:
+    await world.hold(Side.BUY, 10)
+    entry = await world.order()
+    await world.claim(entry)
+    leave = await world.order(Side.SELL, 20, Intent.EXIT)
+    sending = await world.claim(leave)
+    assert (sending.result, sending.soon) == (ClaimResult.IN_DOUBT, True)
+    await world.journal.unknown(entry, 1, "read timeout")
+    if status is OrderStatus.UNRESOLVED:
+        await world.journal.unresolved(entry, 1, "the day is over")
+    waiting = await world.claim(leave)
+    assert (waiting.result, waiting.soon) == (ClaimResult.IN_DOUBT, False)
+    assert str(entry) in waiting.told
+    await world.journal.submitted(entry, 1, f"B{str(entry)[-12:]}", "found by its tag")
+    await world.fill(entry, trade(10))
+    assert (await world.claim(leave)).quantity == 20
+
+
+async def test_an_unresolved_exit_does_not_let_others_end_as_flat(world: CommandWorld) -> None:
+    await world.hold(Side.BUY, 10)
+    lost = await world.doubtful(side=Side.SELL, intent=Intent.EXIT)
+    other = await world.order(Side.SELL, 10, Intent.EXIT)
+    waiting = await world.claim(other)
+    assert (waiting.result, str(lost) in waiting.told) == (ClaimResult.IN_DOUBT, True)
+    await world.carry_out(await world.ask(lost, RESOLVE, resolution="never-placed"))
+    assert (await world.claim(other)).quantity == 10
