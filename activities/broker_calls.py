@@ -194,7 +194,9 @@ class BrokerCalls:
             log.exception("sending failed in an unforeseen way; the book must tell")
             return await self.journal.unknown(place.order_id, place.send_no, f"{type(surprise).__name__}: {surprise}")
         await failpoints.reached("place.after_send")
-        return await self.journal.submitted(place.order_id, place.send_no, broker_order_id, "accepted")
+        sent = await self.journal.submitted(place.order_id, place.send_no, broker_order_id, "accepted")
+        await failpoints.reached("place.after_record")
+        return sent
 
     # looking -----------------------------------------------------------------------------------------------------
 

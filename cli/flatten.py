@@ -60,7 +60,7 @@ async def _run(settings: Settings) -> bool:
     from core.flatten_file import FlattenFile
     from core.trading.durations import OrderDurations
 
-    failpoints.arm(settings)
+    failpoints.arm(settings, "flatten")
     trader = ZerodhaTrader(settings)
     try:
         account = await trader.account()

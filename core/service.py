@@ -115,7 +115,7 @@ def _context(name: str) -> ServiceContext:
     """
     settings = read_settings()
     logging.configure(name, settings.log_level)
-    failpoints.arm(settings)
+    failpoints.arm(settings, name)
     table = {row.name: row for row in services(settings)}
     if name not in table:
         raise StopTheStart(

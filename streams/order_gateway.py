@@ -10,7 +10,7 @@ from temporalio.client import Client
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from core import logging, order_work
+from core import failpoints, logging, order_work
 from core.config import Settings
 from core.errors import Poison, Transient
 from core.events import topics
@@ -72,8 +72,10 @@ class Gateway:
             broker=broker.value, order_id=str(decided.order_id), correlation_id=str(envelope.correlation_id)
         )
         order = self._input(broker, decided, record, envelope.correlation_id)
+        await failpoints.reached("gateway.before_start")
         try:
             await start_order(self._client, order)
+            await failpoints.reached("gateway.after_start")
             log.info("workflow started", what=order_work.headline(order))
         except WorkflowAlreadyStartedError:
             log.info("workflow was started before")

@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from core import logging, order_work
+from core import failpoints, logging, order_work
 from core.config import Settings
 from core.errors import Poison, Transient
 from core.events import topics
@@ -81,8 +81,10 @@ class OrderUpdates:
             broker=broker.value, order_id=str(order_id), correlation_id=str(correlation_id)
         )
         handle = self._client.get_workflow_handle(order_workflow_id(broker, order_id))
+        await failpoints.reached("hint.before_signal")
         try:
             await handle.signal(order_work.HINT, BrokerHint(status=update.status, source=update.source))
+            await failpoints.reached("hint.after_signal")
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 # Its workflow has ended, or has not started yet (then its first look comes by itself).

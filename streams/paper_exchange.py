@@ -14,7 +14,7 @@ from datetime import timedelta
 
 import asyncpg
 
-from core import logging, metrics
+from core import failpoints, logging, metrics
 from core.brokers.paper_database import PaperDatabase, connect_options, transient
 from core.brokers.paper_statements import CHANNEL
 from core.clock import trading_day, utc_now
@@ -188,7 +188,9 @@ class PaperExchange:
         if not moved:
             return
         asked = [look.order.broker_order_id for look in moved]
+        await failpoints.reached("exchange.before_book")
         looks, snapshot = await self._store.apply(asked, market)
+        await failpoints.reached("exchange.after_book")
         self._markets[token] = replace(market, snapshot=snapshot)
         for look in looks:
             metrics.paper_fills.inc(len(look.executions))

@@ -54,6 +54,7 @@ class RiskManager:
         if broker is None:
             raise ValueError(f"{record.topic} is no broker's topic: the risk manager must not consume it")
         envelope, signal = await self._read(record, broker)
+        await failpoints.reached("risk.before_decide")
         outcome = await self._desks[broker].decide(envelope, signal)
         await failpoints.reached("risk.after_commit")
         event = outcome.event
@@ -63,6 +64,7 @@ class RiskManager:
             value=event.value,
             headers=[(name, value.encode()) for name, value in event.headers],
         )
+        await failpoints.reached("risk.after_publish")
         metrics.decision_seconds.labels(broker.value).observe(time.monotonic() - began)
         await self._tell(broker, envelope, signal, outcome)
 

@@ -300,6 +300,7 @@ class Runner:
             }
             offsets = dict(self._positions)
             await runner_checkpoint.save(self._db, NAME, state, offsets, lease=LEASE, epoch=self._epoch)
+            await failpoints.reached("runner.after_checkpoint")
 
     async def _publish_status(self) -> None:
         rows = self._fleet.status()

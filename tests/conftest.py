@@ -17,16 +17,16 @@ _exit_status = 0
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marked tests use the fixture `stack` without naming it; benchmarks run only when asked for (`-m bench`)."""
+    """Marked tests use the fixture `stack` without naming it; benchmarks and freezes run only when asked for (`-m bench`)."""
     for item in items:
         marked = item.get_closest_marker("stack") or item.get_closest_marker("e2e")
         if isinstance(item, pytest.Function) and marked and "stack" not in item.fixturenames:
             item.fixturenames.insert(0, "stack")
-    if "bench" not in str(config.option.markexpr):
-        left_out = [item for item in items if item.get_closest_marker("bench")]
-        items[:] = [item for item in items if not item.get_closest_marker("bench")]
-        if left_out:
-            config.hook.pytest_deselected(items=left_out)
+    unasked = [name for name in ("bench", "freeze") if name not in str(config.option.markexpr)]
+    left_out = [item for item in items if any(item.get_closest_marker(name) for name in unasked)]
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
 
 
 def pytest_sessionfinish(exitstatus: int) -> None:

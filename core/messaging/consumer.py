@@ -22,7 +22,7 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from core import logging, metrics, slots
+from core import failpoints, logging, metrics, slots
 from core.config import Settings
 from core.errors import StopTheStart, Transient
 from core.events import topics as names
@@ -228,9 +228,11 @@ class ConsumerRunner:
                 if each.done is not None and each.done != each.committed
             }
             if due:
+                await failpoints.reached("commit.before_send")
                 offsets = {each.partition: offset for each, offset in due.items()}
                 self._pending = _Commit(asyncio.create_task(consumer.commit(offsets), name=f"{self.group} commit"), due)
                 await self._answered(self._pending, bound_s)
+                await failpoints.reached("commit.after_send")
 
     async def _answered(self, commit: _Commit, bound_s: float) -> None:
         # Not cancelled when late: aiokafka goes on with it anyway, and would complain that nobody took the result.

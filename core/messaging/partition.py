@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from aiokafka import TopicPartition
 
-from core import logging, metrics
+from core import failpoints, logging, metrics
 from core.errors import Poison, Transient
 from core.messaging.dlq import DeadLetter
 from core.messaging.records import Handler, Record
@@ -111,8 +111,10 @@ class PartitionWorker:
                 continue
             record = self._queue.popleft()
             began = time.perf_counter()
+            await failpoints.reached("consume.before_handle")
             if not await self._finish(record):
                 return
+            await failpoints.reached("consume.after_handle")
             seconds.observe(time.perf_counter() - began)
             consumed.inc()
             self.done = record.offset + 1

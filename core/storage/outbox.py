@@ -65,6 +65,7 @@ class Outbox:
         by_order: dict[UUID, list[Any]] = defaultdict(list)
         for row in rows:
             by_order[row["order_id"]].append(row)
+        await failpoints.reached("publish.before_send")
         # Handed over in order, so that a topic keeps it; acknowledged together.
         sent: list[tuple[UUID, int]] = []
         sending = [self._send(events, sent) for events in by_order.values()]
@@ -74,6 +75,7 @@ class Outbox:
             orders, seqs = zip(*sent, strict=True)
             async with transient("marking published events"), self._engine.connect() as connection:
                 await _MARK.read(connection, order_ids=orders, order_seqs=seqs, now=utc_now())
+        await failpoints.reached("publish.after_mark")
         return outcomes
 
     async def _send(self, events: list[Any], sent: list[tuple[UUID, int]]) -> int | Exception:
