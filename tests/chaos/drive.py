@@ -24,7 +24,7 @@ WATCH_S = 0.5
 OVERLAP = timedelta(seconds=30)
 """A row shows only when its transaction commits: each look goes this far back."""
 
-EXIT_PATIENCE_S = 60.0
+EXIT_PATIENCE_S = 300.0
 """An exit whose entry does not end goes out after so long all the same."""
 
 AT_ONCE = 100
