@@ -72,6 +72,8 @@ class FakeAccount:
     foreign_told: list[tuple[str, ...]] = field(default_factory=lambda: [()])
     calls: list[tuple[str, Any]] = field(default_factory=list)
     queues: dict[str, str] = field(default_factory=dict)
+    planned: asyncio.Event = field(default_factory=asyncio.Event)
+    """Exits were asked for."""
 
     def _note(self, name: str, argument: Any) -> None:
         self.calls.append((name, argument))
@@ -100,6 +102,7 @@ class FakeAccount:
     @activity.defn(name=work.EXIT_POSITIONS)
     async def exits(self, asked: SeenInput) -> KillView:
         self._note("exit", asked)
+        self.planned.set()
         return self.views.pop(0) if len(self.views) > 1 else self.views[0]
 
     @activity.defn(name=work.CLOSE_FOREIGN)
@@ -268,10 +271,9 @@ async def test_a_cancel_in_temporal_stops_no_kill_switch(temporal: WorkflowEnvir
             asyncio.timeout(30),
             running(temporal, account, make_kill(durations=OrderDurations(first_look=20.0))) as handle,
         ):
-            while "exit" not in account.names():
-                await asyncio.sleep(0.05)
+            await account.planned.wait()
+            account.planned.clear()
             await handle.cancel()
-            while account.names().count("exit") < 2:
-                await asyncio.sleep(0.05)
+            await account.planned.wait()
             await handle.signal(work.LOOK)
             assert (await handle.result()).is_flat
