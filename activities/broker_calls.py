@@ -98,6 +98,8 @@ class BrokerCalls:
             send = found.send
             if found.order["broker_order_id"] is not None:
                 return view(found)
+            if send["send_no"] != look.send_no:
+                return view(found)  # absence was proven before and the answer got lost: the next send is open
             # Read before the book is asked for: an order placed meanwhile says nothing against the book.
             known = await self.journal.broker_order_ids(send["account"], send["trading_day"])
             book = await self.reader.book(not_before=time.monotonic())

@@ -175,3 +175,16 @@ async def test_an_order_placed_while_a_book_is_on_its_way_does_not_make_it_sick(
 
     found: OrderView = await ActivityEnvironment().run(calls(world, Busy()).look_up_by_tag, look(lost, None))
     assert "does not count" not in (found.evidence or "")
+
+
+async def test_a_look_up_told_again_after_it_proved_absence_goes_on_to_the_next_send(world: JournalWorld) -> None:
+    """Its first answer was lost (a killed worker, a timeout): without this the exit is looked up for ever and never sent."""
+    await world.hold(Side.BUY, 10)
+    leave = await world.order(Side.SELL, 10, Intent.EXIT)
+    await world.claim(leave)
+    await world.journal.unknown(leave, 1, "read timeout")
+    await world.journal.absent(leave, 1, "never reached the broker")
+    at = calls(world, ToldTrader())
+    again: OrderView = await ActivityEnvironment().run(at.look_up_by_tag, look(leave, None))
+    assert (again.status, again.send_no) == (OrderStatus.PENDING, 2)
+    assert (await place(at, leave, send_no=2)).status is OrderStatus.SUBMITTED
