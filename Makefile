@@ -57,6 +57,7 @@ bench: ## Print figures: durable orders/s, latencies, ticks/s, memory, on a stac
 chaos: ## Kill, freeze and fault everything while both brokers trade; a referee judges (ORDERS=1000 SEED=…)
 	@$(BOOTSTRAP) test
 	@$(BIN)/python -m tests.chaos $(if $(ORDERS),--orders $(ORDERS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+	@$(BIN)/pytest tests/e2e/test_crash_points.py -m freeze -q -s
 
 clean: ## Remove what can be made again; data stays (DATA=1 removes it, after a typed confirmation)
 	@$(BOOTSTRAP) clean
