@@ -91,7 +91,7 @@ class CommandCalls:
             row = rows.get(late.broker_order_id)
             if row is None:
                 return LateRowView(told=f"the book does not list {late.broker_order_id}")
-            adopted = await self.journal.adopt_late_row(row, await self._trades(row))
+            adopted = await self.journal.adopt_late_row(row, await self._trades(row), await self.trader.account())
             if adopted is None:
                 return LateRowView(told=f"{late.broker_order_id} is none of ours, or its workflow follows it")
             self._bind(adopted.found)

@@ -29,6 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from core import logging
 from core.clock import trading_day, utc_now
 from core.storage.db import transient
 from core.storage.fills import lock_position
@@ -39,6 +40,8 @@ from core.trading.types import Intent, OrderStatus, SendState, Side
 
 ACCOUNTS = table_of(AccountRow)
 LEASES = table_of(LeaseRow)
+
+log = logging.get(__name__)
 
 _WORKING = (SendState.SENDING, SendState.SENT, SendState.UNKNOWN)
 
@@ -117,7 +120,12 @@ async def claim_send(journal: Journal, order_id: UUID, send_no: int, proof: Leas
         )
         if claimed:
             return Claim(ClaimResult.CLAIMED, quantity)
-        return Claim(await _why_not(connection, order, send_no, proof))
+        why = await _why_not(connection, order, send_no, proof)
+        if why is ClaimResult.NOT_OURS:
+            log.warning(
+                "claim refused: the lease is another's now", lease=proof.name, epoch=proof.epoch, send_no=send_no
+            )
+        return Claim(why)
 
 
 def _claim() -> Update:

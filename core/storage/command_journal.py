@@ -11,11 +11,11 @@ from datetime import date
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Text, cast, exists, func, or_, select, update
+from sqlalchemy import Text, and_, cast, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from core.brokers.port import BookRow, Trade
-from core.clock import utc_now
+from core.clock import trading_day, utc_now
 from core.events.envelope import EventType
 from core.storage.claims import LEASES, LeaseProof
 from core.storage.commands import COMMANDS, CommandOutcome, CommandState, ended_words, finish, modifications_sent
@@ -24,7 +24,7 @@ from core.storage.evidence import SEEN
 from core.storage.journal import FILLS, ORDERS, SENDS, Journal, JournalOrder, NoSuchOrder, _result, _Work
 from core.trading.commands import Changes, Modifiable
 from core.trading.orders import SeenFill
-from core.trading.types import Broker, Intent, OrderStatus, OrderType, SendState
+from core.trading.types import Intent, OrderStatus, OrderType, SendState
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +221,7 @@ class CommandJournal(Journal):
 
     # late rows ---------------------------------------------------------------------------------------------------
 
-    async def adopt_late_row(self, row: BookRow, trades: Sequence[Trade]) -> LateRow | None:
+    async def adopt_late_row(self, row: BookRow, trades: Sequence[Trade], account: str) -> LateRow | None:
         """Record a row of the book whose send was given up, or whose order has ended, and book its fills.
 
         The order's state stays and its workflow is not reopened; fills move position and PnL and are told as `filled`
@@ -230,11 +230,12 @@ class CommandJournal(Journal):
         Raises:
             Transient: the database is away.
         """
-        order_id = await self._order_of(row)
+        order_id = await self._order_of(row, account)
         if order_id is None:
             return None
         async with self._work(order_id) as work:
-            send = next(s for s in work.sends if s["tag"] in row.tags or s["broker_order_id"] == row.broker_order_id)
+            mine = [each for each in work.sends if each["tag"] in row.tags]
+            send = next(iter(mine or [s for s in work.sends if s["broker_order_id"] == row.broker_order_id]))
             if _is_followed(work, send):
                 return None
             new = await self._record_late(work, send["send_no"], row)
@@ -246,13 +247,15 @@ class CommandJournal(Journal):
             )
         return LateRow(_result(work), send["send_no"], new, booked, not row.is_end, told)
 
-    async def _order_of(self, row: BookRow) -> UUID | None:
+    async def _order_of(self, row: BookRow, account: str) -> UUID | None:
+        """By our tag; else by the broker's id, which says something within one account and, where the row tells its time, one day."""
+        tagged = SENDS.c.tag.in_(row.tags)
+        answered = and_(SENDS.c.account == account, SENDS.c.broker_order_id == row.broker_order_id)
+        if row.order_at is not None:
+            answered &= SENDS.c.trading_day == trading_day(row.order_at)
+        query = select(SENDS.c.order_id).where(or_(tagged, answered)).order_by(tagged.desc(), SENDS.c.claimed_at.desc())
         async with transient("looking up a late row"), self.engine.connect() as connection:
-            found: UUID | None = await connection.scalar(
-                select(SENDS.c.order_id)
-                .where(or_(SENDS.c.tag.in_(row.tags), SENDS.c.broker_order_id == row.broker_order_id))
-                .limit(1)
-            )
+            found: UUID | None = await connection.scalar(query.limit(1))
             return found
 
     async def _record_late(self, work: _Work, send_no: int, row: BookRow) -> bool:
@@ -305,11 +308,6 @@ async def _booked(work: _Work, broker_order_id: str) -> dict[str, int]:
         )
     )
     return {row.trade_id: row.quantity for row in rows}
-
-
-async def adopt_late_row(engine: AsyncEngine, broker: Broker, row: BookRow, trades: Sequence[Trade]) -> LateRow | None:
-    """CommandJournal.adopt_late_row for callers with an engine: reconciliation, with the row and the trades it read."""
-    return await CommandJournal(engine, broker).adopt_late_row(row, trades)
 
 
 @dataclass(frozen=True, slots=True)

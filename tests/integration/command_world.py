@@ -72,6 +72,9 @@ class ToldTrader:
         self.applies = True
         self.asked: list[str] = []
 
+    async def account(self) -> str:
+        return ACCOUNT
+
     async def cancel(self, broker_order_id: str) -> None:
         self.asked.append(f"cancel {broker_order_id}")
         if self.applies and broker_order_id in self.rows:

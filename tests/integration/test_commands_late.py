@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import update
 
 from core import ids
+from core.clock import trading_day, utc_now
 from core.config import Settings
 from core.storage.claims import ClaimResult
 from core.storage.db import broker_engine
+from core.storage.journal import SENDS
 from core.trading.commands import CommandKind
 from core.trading.types import Broker, Intent, OrderStatus, SendState, Side
 from tests.integration.command_world import CommandWorld, ToldTrader, listed, row
@@ -83,6 +87,38 @@ async def test_rows_of_others_and_of_orders_that_are_followed_are_left_alone(wor
     for each in (name, "FOREIGN", "NOT IN THE BOOK"):
         assert (await world.adopt(each)).order_id is None
     assert world.trader.asked == []
+
+
+async def named_alike(world: CommandWorld, name: str, **changes: Any) -> UUID:
+    """An ended order that its broker once gave this id."""
+    order_id = await world.order(**changes)
+    await world.claim(order_id)
+    await world.journal.submitted(order_id, 1, name, "accepted")
+    await world.fill(order_id, status="CANCELLED")
+    return order_id
+
+
+async def test_a_brokers_id_names_an_order_within_one_account_and_day_and_our_tag_goes_before_it(
+    world: CommandWorld,
+) -> None:
+    ours, name = await given_up(world)
+    alike = await named_alike(world, name)
+    others = await named_alike(world, name, account="OTHER01")
+    yesterday = await named_alike(world, name)
+    async with world.engine.begin() as connection:
+        day = trading_day(utc_now()) - timedelta(days=1)
+        await connection.execute(update(SENDS).where(SENDS.c.order_id == yesterday).values(trading_day=day))
+
+    async def owner(**changes: Any) -> UUID | None:
+        world.trader.rows[name] = row(name, "CANCELLED", order_at=utc_now(), **changes)
+        return (await world.adopt(name)).order_id
+
+    assert await owner(tags=(ids.order_tag(ours, 1),)) == ours
+    assert await owner() == alike
+    assert await owner(tags=(ids.order_tag(others, 1),)) == others, "a tag is unique in the journal"
+    async with world.engine.begin() as connection:
+        await connection.execute(update(SENDS).where(SENDS.c.order_id.in_([ours, alike])).values(broker_order_id=None))
+    assert await owner() is None, "another account's id, or another day's, is not ours"
 
 
 async def test_while_a_late_exit_row_works_no_other_exit_sells_the_same(world: CommandWorld) -> None:
