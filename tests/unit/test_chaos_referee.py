@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from core import ids
+from core.errors import StopTheStart
 from core.events.envelope import Envelope, EventType, make
 from core.events.payloads import FillRecord, OrderEvent
 from core.routing import order_workflow_id
@@ -24,6 +25,7 @@ from tests.chaos.blows import plan as blow_plan
 from tests.chaos.facts import BookOrder, BookTrade, Facts, Journal
 from tests.chaos.faults import LEFT_OUT
 from tests.chaos.faults import plan as fault_plan
+from tests.chaos.home import refuse_other_targets
 from tests.chaos.money import Deal
 from tests.chaos.plan import Planned
 from tests.chaos.plan import make as make_plan
@@ -327,3 +329,10 @@ def test_every_part_is_killed_once_and_frozen_once_a_round() -> None:
     for part in parts:
         actions = [blow.action for blow in blows if blow.part == part]
         assert sorted(action.seconds > 0 for action in actions) == [False, True]
+
+
+@pytest.mark.parametrize("target", ["production", "zerodha-sandbox"])
+def test_any_target_but_local_is_refused(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KITE_TARGET", target)
+    with pytest.raises(StopTheStart, match="local alone"):
+        refuse_other_targets()
