@@ -29,6 +29,9 @@ from workflows.reconcile import ReconcileWorkflow
 CACHED_WORKFLOWS = 2000
 """Above the number of open orders: an evicted workflow is replayed from its whole history."""
 
+STICKY = timedelta(seconds=2)
+"""How long work waits for the process that has the workflow in memory before any may take it: that one may be dead."""
+
 
 async def main(ctx: ServiceContext) -> None:
     """Run until asked to stop. The workflows' determinism is held by the replay tests, so no sandbox at run time."""
@@ -58,6 +61,7 @@ async def main(ctx: ServiceContext) -> None:
         ],
         workflow_runner=UnsandboxedWorkflowRunner(),
         max_cached_workflows=CACHED_WORKFLOWS,
+        sticky_queue_schedule_to_start_timeout=STICKY,
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(initial=2),
         activity_task_poller_behavior=PollerBehaviorAutoscaling(initial=1),
         graceful_shutdown_timeout=timedelta(seconds=3),

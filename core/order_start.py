@@ -6,6 +6,7 @@ One id an order, and never two running at once; what is sent is the claim's busi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from temporalio.client import Client
@@ -16,6 +17,9 @@ from core.order_work import OrderInput
 from core.routing import order_workflow_id, orders_queue
 from core.trading.durations import OrderDurations
 from core.trading.types import Broker
+
+TASK_TIMEOUT = timedelta(seconds=5)
+"""A decision that its worker died over is given to the next one after this long; Temporal's own default is 10 s."""
 
 
 def from_journal(broker: Broker, order: Mapping[str, Any], durations: OrderDurations) -> OrderInput:
@@ -47,6 +51,7 @@ async def start_order(client: Client, order: OrderInput, *, again: bool = False)
         id=order_workflow_id(order.broker, order.order_id),
         task_queue=orders_queue(order.broker),
         id_reuse_policy=policy,
+        task_timeout=TASK_TIMEOUT,
         static_summary=order_work.headline(order),
         static_details=_details(order, again=again),
         search_attributes=TypedSearchAttributes(

@@ -36,11 +36,11 @@ class OrderDurations(BaseModel):
     publish_retry_longest: float = 30.0
 
     def scaled(self, factor: float) -> OrderDurations:
-        """All of them divided by `factor`; timeouts that guard against a dead worker keep a floor of one second."""
+        """All of them divided by `factor`; what guards against a dead worker or holds an HTTP deadline (7 s) keeps a floor."""
         if factor == 1.0:
             return self
         floors = {
-            "place_timeout": 3.0,
+            "place_timeout": 9.0,
             "heartbeat": 1.0,
             "send_deadline": 1.5,
             "publish_timeout": 1.0,
