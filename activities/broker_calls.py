@@ -6,6 +6,7 @@ Every send is claimed in the journal before a byte leaves; what comes back is jo
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -55,6 +56,8 @@ class BrokerCalls:
     pacer: Pacer
     proof: LeaseProof
     calendar: TradingCalendar
+    waits_for: Callable[[], str | None] = lambda: None
+    """Why nothing can be asked of the broker now (Trader.waits_for): then no token is taken and nothing is claimed."""
 
     @activity.defn(name=order_work.PLACE_ORDER)
     async def place_order(self, place: PlaceInput) -> OrderView:
@@ -69,10 +72,16 @@ class BrokerCalls:
             ended = await self._ended_unsent(found)
             if ended is not None:
                 return self._report(ended)
+            self._needs_session()
             if not await self.pacer.acquire(urgent=found.intent is Intent.EXIT, timeout_s=place.durations.pacer_wait):
                 raise _again("PacerBusy", "no token of the broker's rate limit became free")
             if _stopping():
                 raise _again("Stopping", "this worker stops before the claim; the next one sends")
+            if found.intent is Intent.ENTRY:  # again: it may have grown too old while it waited for its turn
+                ended = await self._ended_unsent(found)
+                if ended is not None:
+                    self.pacer.give_back()
+                    return self._report(ended)
             try:
                 return self._report(await self._claim_and_send(found, place))
             except _InDoubt as doubt:
@@ -84,6 +93,7 @@ class BrokerCalls:
         """Read the book, requested after the workflow asked, and bring the journal to what it shows."""
         assert look.broker_order_id is not None
         asked = time.monotonic()
+        self._needs_session()
         async with beating():
             rows = await self.reader.orders([look.broker_order_id], not_before=asked)
             row = rows.get(look.broker_order_id)
@@ -95,6 +105,7 @@ class BrokerCalls:
         async with beating():
             found = await self.journal.load(look.order_id)
             self._bind(found)
+            self._needs_session()
             send = found.send
             if found.order["broker_order_id"] is not None:
                 return view(found)
@@ -113,6 +124,11 @@ class BrokerCalls:
             )
             return await self._fold(look, row)
 
+    def _needs_session(self) -> None:
+        why = self.waits_for()
+        if why is not None:
+            raise _again("SESSION_EXPIRED", why)
+
     # sending -----------------------------------------------------------------------------------------------------
 
     async def _ended_unsent(self, found: JournalOrder) -> JournalOrder | None:
@@ -130,6 +146,8 @@ class BrokerCalls:
             )
             if found.send["answer"]:
                 reason += f"; the last try was not placed: {found.send['answer']}"
+            elif (why := self.waits_for()) is not None:
+                reason += f"; {why}"
             return await self.journal.end_unsent(order["order_id"], OrderStatus.EXPIRED, reason)
         kind = session_kind(Exchange(order["exchange"]))
         now = utc_now()
@@ -142,6 +160,9 @@ class BrokerCalls:
     async def _claim_and_send(self, found: JournalOrder, place: PlaceInput) -> JournalOrder:
         await failpoints.reached("place.before_claim")
         deadline = time.monotonic() + place.durations.send_deadline
+        if found.intent is Intent.ENTRY:  # its age is judged once more, just before a byte leaves
+            left = found.order["age_limit_s"] - seconds_since(found.order["origin_at"])
+            deadline = min(deadline, time.monotonic() + left)
         claim = await claim_send(self.journal, place.order_id, place.send_no, self.proof, place.durations.send_deadline)
         await failpoints.reached("place.after_claim")
         if claim.result is ClaimResult.CLAIMED:

@@ -6,7 +6,8 @@ A second one waits as standby. Losing the lease stops the workers; a thawed hold
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -23,6 +24,7 @@ from core.brokers.port import Trader
 from core.brokers.reader import BookReader
 from core.brokers.zerodha import ZerodhaTrader
 from core.config import Settings
+from core.errors import BrokerError, Transient
 from core.ids import new_id
 from core.routing import account, broker_lease, broker_queue, urgent_queue
 from core.service import ServiceContext
@@ -36,6 +38,7 @@ from core.temporal import connect, watched
 from core.trading.calendar import calendar_for
 from core.trading.durations import OrderDurations
 from core.trading.types import Broker
+from core.waiting import Waiting
 
 SLOTS = 8
 """Broker calls in flight a queue: fewer than the journal has connections, so that no call waits for one past its heartbeat.
@@ -43,6 +46,10 @@ The pacer, not this, holds the broker's limits."""
 
 GRACE = timedelta(seconds=8)
 """After a stop, calls under way go on: just past the 7 s a broker has to answer, within the 10 s a process has to end."""
+
+
+SESSION_EVERY_S = 1.0
+"""How often it is looked whether there is a session."""
 
 
 def make_trader(settings: Settings, broker: Broker) -> Trader:
@@ -78,7 +85,7 @@ async def _serve(ctx: ServiceContext, client: Client, journal: Journal, proof: L
     pacer.preload(ages_s=await sends_since(journal, owner, 60.0), today=await sends_today(journal, owner))
     calendar = calendar_for(simulated=ctx.settings.simulated)
     reader = BookReader(trader)
-    calls = BrokerCalls(journal, trader, reader, pacer, proof, calendar)
+    calls = BrokerCalls(journal, trader, reader, pacer, proof, calendar, trader.waits_for)
     commands = CommandCalls(
         CommandJournal(journal.engine, journal.broker), trader, reader, Pacer(trader.profile.commands), proof
     )
@@ -95,7 +102,7 @@ async def _serve(ctx: ServiceContext, client: Client, journal: Journal, proof: L
     urgent = _worker(client, urgent_queue(journal.broker), calls, *more)
     entries = _worker(client, broker_queue(journal.broker), calls)
     try:
-        async with urgent, entries, watched(client, ctx.waiting):
+        async with urgent, entries, watched(client, ctx.waiting), session_watched(trader, ctx.waiting):
             ctx.health.well("lease")
             ctx.health.started()
             try:
@@ -104,6 +111,40 @@ async def _serve(ctx: ServiceContext, client: Client, journal: Journal, proof: L
                 await asyncio.gather(urgent.shutdown(), entries.shutdown())
     finally:
         await trader.close()
+
+
+@asynccontextmanager
+async def session_watched(trader: Trader, waiting: Waiting) -> AsyncIterator[None]:
+    """While the body runs, say in health and the log when calls wait for a login; over only when the broker took a call again."""
+    task = asyncio.create_task(_watch_session(trader, waiting), name="watch session")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _watch_session(trader: Trader, waiting: Waiting) -> None:
+    dead = False
+    while True:
+        why = trader.waits_for()
+        if why is None and dead:
+            why = await _still_refused(trader)
+        dead = why is not None
+        if why is not None:
+            waiting.on("session", why)
+        else:
+            waiting.over("session")
+        await asyncio.sleep(SESSION_EVERY_S)
+
+
+async def _still_refused(trader: Trader) -> str | None:
+    """A session is there again: whether the broker takes it. None: it does."""
+    try:
+        await trader.funds()
+    except (BrokerError, Transient) as error:
+        return str(error)
+    return None
 
 
 def _worker(client: Client, queue: str, calls: BrokerCalls, *more: Callable[..., Any]) -> Worker:

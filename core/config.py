@@ -80,6 +80,7 @@ class Settings(BaseSettings):
     sandbox_orders_per_minute: int = Field(default=400, ge=1)
     sandbox_orders_per_day: int = Field(default=5000, ge=1)
     sandbox_scenario: str = ""
+    sandbox_login_by_hand: bool = False
 
     kite_api_key: str = Field(min_length=4)
     kite_api_secret: SecretStr = Field(min_length=8)
@@ -151,6 +152,11 @@ class Settings(BaseSettings):
     def simulated(self) -> bool:
         """True where prices come from the local sandbox and every page must say SIMULATED."""
         return self.kite_target is KiteTarget.LOCAL
+
+    @property
+    def logs_in_itself(self) -> bool:
+        """Whether a session that dies is replaced without a person: on local, unless a person wants to rehearse it."""
+        return self.simulated and not self.sandbox_login_by_hand
 
     @property
     def kite_root(self) -> str:

@@ -239,8 +239,8 @@ class Feed:
     # Sessions -------------------------------------------------------------------------------------------------------
 
     async def _session(self) -> Session | None:
-        """The session to connect with; on local a dead one is replaced, elsewhere a person is waited for."""
-        if self.ctx.settings.simulated:
+        """The session to connect with; on local a dead one is replaced (unless told otherwise), elsewhere a person is waited for."""
+        if self.ctx.settings.logs_in_itself:
             await until_well(self.ctx.waiting, KITE, self._first_session, self.ctx.stop, "login")
             return None if self.ctx.stop.is_set() else self._local_session
         if self.watcher.session is None:
@@ -255,7 +255,7 @@ class Feed:
         if self._refused_token == session.access_token:
             return
         self._refused_token = session.access_token
-        if self.ctx.settings.simulated:
+        if self.ctx.settings.logs_in_itself:
             self.ctx.log.warning("the sandbox ended our session: logging in again")
             return
         await self.alerts.raise_(

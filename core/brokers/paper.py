@@ -64,6 +64,10 @@ class PaperTrader:
     async def close(self) -> None:
         await self._database.close()
 
+    def waits_for(self) -> str | None:
+        """Nothing: it needs no login."""
+        return None
+
     async def account(self) -> str:
         return self._account
 

@@ -164,6 +164,10 @@ class Trader(Protocol):
 
     async def close(self) -> None: ...
 
+    def waits_for(self) -> str | None:
+        """Why no command can leave now and what a person should do (a dead session); None where one can. No I/O to the broker."""
+        ...
+
     async def account(self) -> str:
         """The account id as the broker reports it (not as configured)."""
         ...

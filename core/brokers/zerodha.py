@@ -78,6 +78,10 @@ class ZerodhaTrader:
         """Let go of the threads; a call that still hangs ends at its own deadline."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    def waits_for(self) -> str | None:
+        """The login, while there is no session or Zerodha refused the one there is."""
+        return None if self._watcher.session is not None else "no valid Zerodha session: run `alpha-panda login`"
+
     async def account(self) -> str:
         """The user id GET /user/profile reports, asked once a session."""
         session = self._session("profile")
@@ -170,7 +174,7 @@ class ZerodhaTrader:
     def _session(self, what: str) -> Session:
         session = self._watcher.session
         if session is None:
-            raise SessionExpired(f"{what}: no valid Zerodha session: run `alpha-panda login`")
+            raise SessionExpired(f"{what}: {self.waits_for()}")
         return session
 
     def _kite(self, session: Session) -> KiteConnect:
