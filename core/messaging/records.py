@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-EAGER_MS = 50
+EAGER_MS = 100
 """How long the log may sit on a fetch that found nothing; a partition left out of it waits as long."""
 
 PATIENT_MS = 200
