@@ -148,14 +148,19 @@ class KillSwitchWorkflow:
             task_queue=urgent_queue(self.kill.broker) if broker else None,
             start_to_close_timeout=timedelta(seconds=durations.place_timeout * 4),
             heartbeat_timeout=timedelta(seconds=durations.heartbeat),
-            retry_policy=RetryPolicy(
-                initial_interval=timedelta(seconds=durations.retry_first),
-                maximum_interval=timedelta(seconds=durations.retry_longest),
-            ),
+            retry_policy=self._retry(),
             summary=summary,
             priority=Priority(priority_key=URGENT),
         )
         return found
+
+    def _retry(self) -> RetryPolicy:
+        """For as long as it takes. Both intervals, as the durations may be divided below the first one's default."""
+        durations = self.kill.durations
+        return RetryPolicy(
+            initial_interval=timedelta(seconds=durations.retry_first),
+            maximum_interval=timedelta(seconds=durations.retry_longest),
+        )
 
     async def _alert(self, kind: str, message: str, action: str) -> None:
         """Once for each trouble."""
@@ -173,7 +178,7 @@ class KillSwitchWorkflow:
             RAISE_ALERT,
             alert,
             start_to_close_timeout=timedelta(seconds=self.kill.durations.place_timeout),
-            retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=self.kill.durations.retry_longest)),
+            retry_policy=self._retry(),
             summary=f"alert: {kind}",
         )
 

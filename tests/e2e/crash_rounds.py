@@ -35,6 +35,8 @@ _ORDERS = (
     "reconcile.after_finish",
 )
 _BROKER = (
+    "modify.before_send",
+    "modify.after_send",
     "place.before_claim",
     "place.after_claim",
     "place.after_send",
@@ -43,8 +45,6 @@ _BROKER = (
     "look.after_fold",
     "cancel.before_send",
     "cancel.after_send",
-    "modify.before_send",
-    "modify.after_send",
     "reconcile.before_keep",
     "reconcile.after_keep",
 )
@@ -59,7 +59,7 @@ _COLUMNS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     ("strategy-runner", 8, _RUNNER),
 )
 """A part, the round it begins in, its points in turn. Parts before and behind each other on an order's path mostly take turns, so that a
-round's deaths happen at once and not one after the other."""
+round's deaths happen at once and not one after the other. A modification is too old after a minute: nothing else of its way acts then."""
 
 ELSEWHERE = {
     "kill": "tests/e2e/test_kill_switch.py",

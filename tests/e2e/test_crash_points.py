@@ -36,10 +36,9 @@ FROZEN_S = 8.0
 PASSED_S = 300.0
 JUMP_EVERY_S = 5.0
 PERIODIC = frozenset(
-    f"{step}.{when}"
-    for step, places in {"reconcile": "keep start finish", "runner": "checkpoint"}.items()
-    for place in places.split()
-    for when in (f"before_{place}", f"after_{place}")
+    f"{step}.{when}_{place}"
+    for step, place in (("reconcile", "keep"), ("reconcile", "finish"), ("runner", "checkpoint"))
+    for when in ("before", "after")
 )
 """Points that are passed by the clock: armed only once the orders are on their way."""
 
@@ -112,9 +111,9 @@ def _play(system: System, one: Round, action: str) -> None:
 def _trade(trades: Trades, one: Round, struck: Struck) -> None:
     """Points of the clock are armed last, all others first."""
     modify = one.has("modify.before_send", "modify.after_send")
+    struck.arm({service: point for service, point in one.points.items() if point not in PERIODIC})
     if one.has("reconcile.before_start", "reconcile.after_start"):
         trades.lose_workflows()
-    struck.arm({service: point for service, point in one.points.items() if point not in PERIODIC})
     trades.begin()
     trades.ask(CommandKind.MODIFY if modify else CommandKind.CANCEL)
     struck.arm({service: point for service, point in one.points.items() if point in PERIODIC})

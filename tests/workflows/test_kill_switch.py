@@ -179,6 +179,12 @@ async def test_with_nothing_open_it_sets_the_flag_looks_once_and_reports(tempora
     assert account.queues["exit"] == orders_queue(Broker.PAPER)
 
 
+async def test_it_ends_whatever_its_durations_are_divided_by(temporal: WorkflowEnvironment) -> None:
+    account = FakeAccount([FLAT])
+    await ending(temporal, account, make_kill(durations=OrderDurations().scaled(20)))
+    assert account.names()[-1] == "alert kill_finished"
+
+
 async def test_it_cancels_closes_and_looks_until_nothing_is_left(temporal: WorkflowEnvironment) -> None:
     account = FakeAccount(
         [
