@@ -10,13 +10,13 @@ from datetime import timedelta
 from typing import Any
 
 from temporalio.client import Client
-from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
+from temporalio.common import Priority, SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
 
 from core import order_work
 from core.order_work import OrderInput
 from core.routing import order_workflow_id, orders_queue
 from core.trading.durations import OrderDurations
-from core.trading.types import Broker
+from core.trading.types import Broker, Intent
 
 TASK_TIMEOUT = timedelta(seconds=5)
 """A decision that its worker died over is given to the next one after this long; Temporal's own default is 10 s."""
@@ -38,7 +38,8 @@ async def start_order(client: Client, order: OrderInput, *, again: bool = False)
     """Start the order's workflow. `again`: also after an earlier run of it was closed, for orders the journal holds as open.
 
     The first start refuses any earlier run, so that a redelivered signal starts nothing. A second one is for a run that was terminated
-    or lost: it finds in the journal where the order stands, and a send that was claimed is never claimed again.
+    or lost: it finds in the journal where the order stands, and a send that was claimed is never claimed again. An exit's decisions go
+    before those of entries that wait.
 
     Raises:
         WorkflowAlreadyStartedError: it runs (or, without `again`, ran) already.
@@ -52,6 +53,7 @@ async def start_order(client: Client, order: OrderInput, *, again: bool = False)
         task_queue=orders_queue(order.broker),
         id_reuse_policy=policy,
         task_timeout=TASK_TIMEOUT,
+        priority=Priority(priority_key=order_work.URGENT if order.intent is Intent.EXIT else order_work.NORMAL),
         static_summary=order_work.headline(order),
         static_details=_details(order, again=again),
         search_attributes=TypedSearchAttributes(
