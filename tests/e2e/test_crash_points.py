@@ -167,7 +167,8 @@ class Struck:
         def all_passed() -> bool:
             nonlocal jumped
             self._look()
-            if steering is not None and time.monotonic() - jumped > JUMP_EVERY_S:
+            undecided = "strategy-runner" not in self.hit_at
+            if steering is not None and undecided and time.monotonic() - jumped > JUMP_EVERY_S:
                 steering.jump()
                 jumped = time.monotonic()
             return not self._not_passed() and (self.action == "kill" or self.thawed == set(self.points))
