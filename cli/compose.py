@@ -90,6 +90,15 @@ def up(settings: Settings) -> bool:
     return True
 
 
+def start_parts(settings: Settings) -> None:
+    """Only what is not ours, for commands that run while no service of ours does.
+
+    Raises:
+        StopTheStart: compose failed.
+    """
+    _run(settings, "up", "-d", "--wait", "postgres", "redis", "temporal", "redpanda")
+
+
 async def _check(settings: Settings) -> None:
     """What only a running stack can tell: no broker off with open business, running orders go on under this code.
 

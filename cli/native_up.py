@@ -56,7 +56,7 @@ def up(settings: Settings) -> bool:
         except StopTheStart:
             stack.stop()
             raise
-    if last != now:
+    if last != now or fresh:  # a stack that died with its machine may come up without what was on its disk
         _renew(stack, settings)
     _services(stack, settings)
     record.write(stack.layout.up_record, now)

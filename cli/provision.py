@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from core.errors import StopTheStart
+
 if TYPE_CHECKING:
     from core.config import Settings
 
@@ -50,6 +52,32 @@ async def provision(settings: Settings, say: Callable[[str], None] = _nothing) -
         say("namespace there")
 
     await asyncio.gather(kafka(), database(), temporal())
+    await _same_log(settings)
+
+
+async def _same_log(settings: Settings) -> None:
+    """Offsets and published events in the database are about one log: note which, and refuse another.
+
+    Raises:
+        StopTheStart: Kafka's data was lost or is another's; names the command that makes it anew.
+    """
+    from core.messaging import rebuild
+    from core.messaging.groups import REBUILD
+    from core.storage import log_copy
+    from core.storage.db import config_engine
+
+    engine = config_engine(settings, pool_size=1)
+    try:
+        known, present = await log_copy.marked_log(engine), await asyncio.to_thread(rebuild.log_id, settings)
+        if known is None:
+            await log_copy.mark_log(engine, present)
+        elif known != present:
+            raise StopTheStart(
+                f"Kafka's log is not the one this database knows (it is {present}, not {known}): its data was lost. `make down`, then "
+                f"`{REBUILD}` shows what it can make anew from the journal, and with --yes does it. No service was started."
+            )
+    finally:
+        await engine.dispose()
 
 
 def register(app: typer.Typer) -> None:

@@ -22,7 +22,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What ends `make run`: Ctrl-C, a plain kill, a closed terminal."""
 
 
-def _stack_of(settings: Settings) -> str:
+def stack_of(settings: Settings) -> str:
     """Which stack to start: STACK, else the one that runs, else Docker where an engine answers."""
     from cli import record
     from docker.native.layout import Layout
@@ -78,7 +78,7 @@ def bring_up() -> Settings:
     settings = load_settings()
     checks.session(settings)
     with record.alone(settings.run_dir):
-        kind = _stack_of(settings)
+        kind = stack_of(settings)
         did = compose.up(settings) if kind == "docker" else native_up.up(settings)
     if not did:
         console.print("  [green]✓[/green] Everything runs and is healthy; nothing changed since the last start.")

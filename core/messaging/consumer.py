@@ -28,6 +28,7 @@ from core.errors import StopTheStart, Transient
 from core.events import topics as names
 from core.health import HealthReporter
 from core.messaging import dlq, security
+from core.messaging.groups import check_offsets, group_of
 from core.messaging.partition import Duties, PartitionWorker
 from core.messaging.producer import EventProducer
 from core.messaging.records import Handler, Record, fetching, record_of
@@ -35,8 +36,6 @@ from core.trading.types import Broker
 from core.waiting import Waiting, pause, pauses
 
 __all__ = ["ConsumerRunner", "Handler", "Record", "group_of"]
-
-GROUP_PREFIX = "alpha-panda."
 
 POLL_MS = 500
 COMMIT_EVERY_S = 0.1
@@ -50,10 +49,6 @@ LEAVE_S = 8.0
 WATCH_EVERY_S = 3.0
 
 log = logging.get(__name__)
-
-
-def group_of(service: str) -> str:
-    return f"{GROUP_PREFIX}{service}"
 
 
 class ConsumerRunner:
@@ -101,10 +96,12 @@ class ConsumerRunner:
         """Consume until `stop`. A log that goes away later is waited for.
 
         Raises:
-            StopTheStart: the log does not answer at the start, refuses our user or group, or misses a topic (or its DLQ).
+            StopTheStart: the log does not answer at the start, refuses our user or group, misses a topic (or its DLQ), or ends
+                before what this group has read.
         """
         wanted = [*self._topics, *map(names.dlq, self._topics)]
         await security.check_log(self._settings, wanted, broker=self._broker)
+        await check_offsets(self._settings, self.group, self._broker)
         member = slots.claim(self._settings.run_dir / "members", f"{self._service}.{socket.gethostname()}")
         try:
             await self._consume(member.name, stop)

@@ -14,7 +14,7 @@ from core import metrics
 from core.config import Settings
 from core.errors import Transient
 from core.messaging import security
-from core.messaging.consumer import GROUP_PREFIX
+from core.messaging.groups import PREFIX
 
 ASK_S = 10.0
 
@@ -72,7 +72,7 @@ async def _committed(settings: Settings) -> dict[str, dict[TopicPartition, int]]
     try:
         async with asyncio.timeout(ASK_S):
             await admin.start()
-            groups = [name for name, *_ in await admin.list_consumer_groups() if name.startswith(GROUP_PREFIX)]
+            groups = [name for name, *_ in await admin.list_consumer_groups() if name.startswith(PREFIX)]
             found = {}
             for group in groups:
                 rows = await admin.list_consumer_group_offsets(group)

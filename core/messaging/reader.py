@@ -14,8 +14,8 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from core import logging
 from core.config import Settings
-from core.errors import Transient
-from core.messaging import security
+from core.errors import StopTheStart, Transient
+from core.messaging import groups, security
 from core.messaging.records import Record, fetching, record_of
 from core.trading.types import Broker
 
@@ -56,7 +56,7 @@ class LogReader:
         """Begin at these offsets (the next record to read); a partition not named begins at its first record.
 
         Raises:
-            StopTheStart: the log refuses our user or misses a topic.
+            StopTheStart: the log refuses our user, misses a topic, or ends before an offset: it is not the one that was read.
             Transient: it does not answer; start again once it may.
         """
         await security.check_once(self._settings, self._topics, self._broker)
@@ -96,7 +96,10 @@ class LogReader:
                 at = first[partition]
             else:
                 at = offsets.get((partition.topic, partition.partition), first[partition])
-                if not first[partition] <= at <= end[partition]:
+                if at > end[partition]:
+                    name = f"{partition.topic}[{partition.partition}]"
+                    raise StopTheStart(groups.lost(name, end[partition], self._client_id, at))
+                if at < first[partition]:
                     self._say_lost(partition, at, first[partition], end[partition])
                     at = first[partition]
             consumer.seek(partition, at)
