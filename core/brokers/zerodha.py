@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -58,13 +59,21 @@ PART = "zerodha"
 log = logging.get(__name__)
 
 
+def limits(settings: Settings) -> BrokerProfile:
+    """Zerodha's, except on `local`: there the day has as many orders as the sandbox was told to take, a fifth of them kept."""
+    if not settings.simulated:
+        return LIMITS
+    day = settings.sandbox_orders_per_day
+    return replace(LIMITS, per_day=day, per_day_reserved=day // 5)
+
+
 class ZerodhaTrader:
     """The port of the Zerodha account. Waits for no session: without one, calls raise SessionExpired at once."""
 
     broker = Broker.ZERODHA
-    profile = LIMITS
 
     def __init__(self, settings: Settings) -> None:
+        self.profile = limits(settings)
         self._settings = settings
         self._watcher = SessionWatcher(settings)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="zerodha")

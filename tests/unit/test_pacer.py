@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from core.brokers.pacer import Budget, Pacer
 from core.brokers.paper import UNLIMITED
 from core.brokers.port import BrokerProfile
-from core.brokers.zerodha import LIMITS
+from core.brokers.zerodha import LIMITS, limits
+from core.config import Settings
+from core.trading.types import KiteTarget
 
 DAY = date(2026, 11, 23)
 
@@ -136,3 +138,13 @@ async def test_an_asker_that_goes_away_does_not_hold_up_the_next() -> None:
     assert await pacer.acquire(urgent=False, timeout_s=10)
     assert time.monotonic() - began < 5
     assert pacer.day_sent == 2
+
+
+def test_the_days_limit_is_the_sandboxs_own_on_local_and_zerodhas_elsewhere() -> None:
+    on_local, elsewhere = (
+        limits(Settings.model_construct(kite_target=target, sandbox_orders_per_day=100_000))
+        for target in (KiteTarget.LOCAL, KiteTarget.PRODUCTION)
+    )
+    assert (on_local.per_day, on_local.per_day_reserved) == (100_000, 20_000)
+    assert elsewhere == LIMITS
+    assert replace(on_local, per_day=5000, per_day_reserved=1000) == LIMITS
