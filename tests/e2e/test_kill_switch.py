@@ -16,6 +16,7 @@ from core.brokers.zerodha import ZerodhaTrader
 from core.clock import utc_now
 from core.events import topics
 from core.events.envelope import EventType, make
+from core.kill_work import KILL_WORKFLOW
 from core.messaging.producer import EventProducer
 from core.trading.signals import Signal, instance_name
 from core.trading.types import Broker, Exchange, Intent, OrderType, Product, Side, Validity
@@ -209,7 +210,7 @@ def test_one_strategys_switch_leaves_the_other_alone(system: System) -> None:
         flagged = system.sql("SELECT kill, kill_strategies FROM paper.accounts")[0]
         assert (flagged["kill"], list(flagged["kill_strategies"])) == (False, ["steered-one"])
         system.command("kill", "off", *WHO, "--strategy", "steered-one")
-    assert not [name for name in running_workflows(system) if "-kill-" in name]
+    assert not running_workflows(system, KILL_WORKFLOW)
 
 
 def test_what_is_not_ours_is_listed_and_untouched_until_a_person_types_so(system: System) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from core.order_work import ORDER_WORKFLOW
 from core.storage.strategies import StrategyConfig
 from core.temporal import connect
 from core.trading.types import Broker, KiteTarget
@@ -203,14 +204,13 @@ def unpublished(system: System) -> list[dict[str, object]]:
     ]
 
 
-_RUNNING_ORDERS = "ExecutionStatus = 'Running' AND WorkflowType = 'OrderWorkflow'"
-
-
-def running_workflows(system: System) -> list[str]:
-    """Of orders: the reconciliation of each broker runs for ever."""
+def running_workflows(system: System, kind: str = ORDER_WORKFLOW) -> list[str]:
+    """Ids of one kind, by default of orders: the reconciliation of each broker runs for ever."""
 
     async def list_them() -> list[str]:
         client = await connect(system.settings)
-        return [row.id async for row in client.list_workflows(_RUNNING_ORDERS)]
+        return [
+            row.id async for row in client.list_workflows(f"WorkflowType = '{kind}' AND ExecutionStatus = 'Running'")
+        ]
 
     return asyncio.run(list_them())
