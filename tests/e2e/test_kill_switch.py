@@ -21,7 +21,18 @@ from core.messaging.producer import EventProducer
 from core.trading.signals import Signal, instance_name
 from core.trading.types import Broker, Exchange, Intent, OrderType, Product, Side, Validity
 from tests.e2e.test_kills import arm
-from tests.e2e.trading import INFY, LEVELS, SBIN, Market, open_orders, referee, running_workflows, settle, steered
+from tests.e2e.trading import (
+    INFY,
+    LEVELS,
+    SBIN,
+    Market,
+    let_ticks_flow,
+    open_orders,
+    referee,
+    running_workflows,
+    settle,
+    steered,
+)
 from tests.fixtures.system import System
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
@@ -61,6 +72,22 @@ def hold(system: System, markets: list[Market]) -> None:
             continue
         return
     raise AssertionError("no positions came")
+
+
+def hold_still(system: System, markets: list[Market]) -> None:
+    """Until both brokers hold something that no order under way may change: a kill switch then has exits to make."""
+
+    def still() -> bool:
+        moving = "SELECT count(*) AS n FROM {}.orders WHERE ended_at IS NULL AND order_type <> 'LIMIT'"
+        return all(positions(system, b) and not system.sql(moving.format(b))[0]["n"] for b in Broker)
+
+    for _ in range(20):
+        hold(system, markets)
+        for _ in range(3):  # what the last jump leads to, an exit perhaps, has begun by then
+            let_ticks_flow(system)
+        if still():
+            return
+    raise AssertionError("positions came and went")
 
 
 def rest(system: System, strategy: str, instrument: str) -> None:
@@ -171,8 +198,8 @@ def test_it_survives_kill_9_at_each_step(system: System, service: str, point: st
     with Market(system, INFY) as one, Market(system, SBIN) as two:
         hold(system, [one, two])
         settle(system, [one, two])
-        hold(system, [one, two])
         rest(system, "steered-two", SBIN)
+        hold_still(system, [one, two])
         names = [f"{service}-{broker}" for broker in Broker]
         for name in names:
             arm(system, name, f"{point}=kill:1")

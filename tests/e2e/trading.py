@@ -155,7 +155,7 @@ def swing(system: System, markets: Sequence[Market], wanted: int, brokers: Seque
             return
         for market in markets:
             market.jump()
-        _let_ticks_flow(system)
+        let_ticks_flow(system)
     raise AssertionError(f"no orders came: {count()}, wanted {goal}")
 
 
@@ -171,7 +171,7 @@ def settle(system: System, markets: Sequence[Market]) -> None:
     raise AssertionError(f"orders that do not end: {open_orders(system)}")
 
 
-def _let_ticks_flow(system: System) -> None:
+def let_ticks_flow(system: System) -> None:
     """Let a jump become bars: until the sandbox has sent some more ticks."""
     before = _ticks_sent(system)
     system.wait(lambda: _ticks_sent(system) >= before + 16, "ticks to flow", 30)
