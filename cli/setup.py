@@ -24,8 +24,8 @@ class Entry:
 
 
 def password() -> str:
-    """32 characters of [A-Za-z0-9_-]: needs no quoting in a shell, a URL, an ini file or a compose file."""
-    return secrets.token_urlsafe(24)
+    """48 hex digits: needs no quoting in a shell, a URL, an ini file or a compose file, and is never taken for a flag."""
+    return secrets.token_hex(24)
 
 
 def _port(key: str, comment: str) -> Entry:

@@ -45,8 +45,8 @@ def start_sandbox(settings: Settings, folder: Path, *flags: str, port: int | Non
     """The sandbox with the deployment's own key, secret and user, on its port unless told another."""
     return SandboxProcess(
         folder,
-        "--api-key", settings.kite_api_key,
-        "--api-secret", settings.kite_api_secret.get_secret_value(),
+        f"--api-key={settings.kite_api_key}",
+        f"--api-secret={settings.kite_api_secret.get_secret_value()}",
         "--user-id", settings.kite_user_id,
         *flags,
         port=port or settings.sandbox_port,

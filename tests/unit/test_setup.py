@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from pathlib import Path
 
 import pytest
 
-from cli.setup import ensure_env, entries
+from cli.setup import ensure_env, entries, password
 from core.config import Settings, load_settings
 from core.errors import ConfigError
 from docker import prerequisites
@@ -91,3 +92,7 @@ def test_the_bootstrap_checks_the_ports_the_settings_use() -> None:
         assert Settings.model_fields[name.lower()].default == port
     assert set(prerequisites.DEFAULT_PORTS) < set(prerequisites.TEST_PORTS) == set(prerequisites.TEST_OFFSETS)
     assert not set(prerequisites.DEFAULT_PORTS.values()) & {5432, 6379, 9092, 8000}
+
+
+def test_a_generated_password_is_never_taken_for_a_flag() -> None:
+    assert all(re.fullmatch("[0-9a-f]{48}", password()) for _ in range(200))
