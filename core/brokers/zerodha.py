@@ -190,6 +190,7 @@ class ZerodhaTrader:
         if self._client is None or self._client[0] is not session:
             kite = kite_client(self._settings, session, timeout_s=TOTAL_S)
             adapter = CheckedAdapter(pool_connections=4, pool_maxsize=THREADS)
+            kite.reqsession.max_redirects = 0  # a redirected POST would be a second send
             kite.reqsession.trust_env = False  # no proxy, no .netrc: orders leave from our own address
             for scheme in ("http://", "https://"):
                 kite.reqsession.mount(scheme, adapter)

@@ -120,7 +120,7 @@ async def claim_send(journal: Journal, order_id: UUID, send_no: int, proof: Leas
         )
         if claimed:
             return Claim(ClaimResult.CLAIMED, quantity)
-        why = await _why_not(connection, order, send_no, proof)
+        why = await _why_not(connection, order, send_no)
         if why is ClaimResult.NOT_OURS:
             log.warning(
                 "claim refused: the lease is another's now", lease=proof.name, epoch=proof.epoch, send_no=send_no
@@ -158,15 +158,6 @@ def _claim() -> Update:
 
 
 _CLAIM = Statement(_claim())
-
-
-def _lease_is_ours(proof: LeaseProof) -> tuple[Any, ...]:
-    return (
-        LEASES.c.name == proof.name,
-        LEASES.c.holder == proof.holder,
-        LEASES.c.epoch == proof.epoch,
-        LEASES.c.expires_at > func.clock_timestamp(),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +226,7 @@ async def _in_doubt(connection: AsyncConnection, others: ColumnElement[bool]) ->
     )
 
 
-async def _why_not(connection: AsyncConnection, order: dict[str, Any], send_no: int, proof: LeaseProof) -> ClaimResult:
+async def _why_not(connection: AsyncConnection, order: dict[str, Any], send_no: int) -> ClaimResult:
     state = await connection.scalar(
         select(SENDS.c.state).where(SENDS.c.order_id == order["order_id"], SENDS.c.send_no == send_no)
     )
@@ -243,9 +234,15 @@ async def _why_not(connection: AsyncConnection, order: dict[str, Any], send_no: 
         return ClaimResult.ALREADY
     if order["cancel_requested"]:
         return ClaimResult.CANCELLED
-    if not await connection.scalar(select(exists().where(*_lease_is_ours(proof)))):
-        return ClaimResult.NOT_OURS
-    return ClaimResult.KILLED
+    if order["intent"] == Intent.ENTRY and await connection.scalar(select(_stopped(order))):
+        return ClaimResult.KILLED
+    # What else forbade it: also a lease that came back meanwhile is asked again, and never taken for a kill.
+    return ClaimResult.NOT_OURS
+
+
+def _stopped(order: dict[str, Any]) -> Any:
+    flagged = or_(ACCOUNTS.c.kill, ACCOUNTS.c.kill_strategies.has_key(order["strategy_id"]))
+    return exists().where(ACCOUNTS.c.account == order["account"], flagged)
 
 
 async def sends_since(journal: Journal, account: str, seconds: float) -> list[float]:
