@@ -218,7 +218,9 @@ class OrderWorkflow:
             summary=f"{asked.command.kind.lower()} asked by a person or program",
             priority=Priority(priority_key=work.COMMANDED),
         )
-        before, self.view = self.view, result.view
+        before = self.view
+        if result.view.status.is_end or not before.status.is_end:  # an end is sticky: this answer may be the older one
+            self.view = result.view
         asked.due = asked.seen = None
         if result.next is CommandNext.DONE:
             self.asked.remove(asked)
@@ -270,21 +272,22 @@ class OrderWorkflow:
             summary=summary,
             priority=Priority(priority_key=work.URGENT if urgent else work.NORMAL),
         )
+        settled = False
         try:
-            while not handle.done():
+            while not handle.done() and not settled:
                 await workflow.wait_condition(lambda: handle.done() or self._due() is not None)
                 due = None if handle.done() else self._due()
                 if due is None:
                     continue
                 stood = self._stands()
                 await self._carry_out(due)
-                if self.view.status.is_end or (name != work.PLACE_ORDER and self._stands() != stood):
-                    break  # what this call was for is settled: its answer would be of yesterday
+                # What this call was for is settled: its answer, also one that came meanwhile, would be of yesterday.
+                settled = self.view.status.is_end or (name != work.PLACE_ORDER and self._stands() != stood)
         except (asyncio.CancelledError, FailureError):
             handle.cancel()
             await handle
             raise
-        if not handle.done():
+        if settled:
             handle.cancel()
             await workflow.wait([handle])
             return
