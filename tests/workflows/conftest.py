@@ -188,3 +188,14 @@ async def desk(temporal: WorkflowEnvironment, world: FakeWorld, *, cached: int =
         Worker(temporal.client, task_queue=urgent_queue(Broker.PAPER), activities=calls),
     ):
         yield Desk(temporal.client, world)
+
+
+async def pausing(handle: WorkflowHandle[Any, Any]) -> None:
+    """Until the order's workflow waits for time to pass, with no activity under way."""
+    while True:
+        events = (await handle.fetch_history()).events
+        scheduled = sum(event.HasField("activity_task_scheduled_event_attributes") for event in events)
+        done = sum(event.HasField("activity_task_completed_event_attributes") for event in events)
+        if scheduled == done > 1 and events[-1].HasField("timer_started_event_attributes"):
+            return
+        await asyncio.sleep(0.02)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
-from temporalio.client import WorkflowHandle
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 
@@ -18,7 +15,7 @@ from core.order_work import BrokerHint, CommandInput, CommandNext, OrderView
 from core.routing import urgent_queue
 from core.trading.commands import CommandKind
 from core.trading.types import Broker, Intent, OrderStatus
-from tests.workflows.conftest import FakeWorld, after, desk, make_input, view
+from tests.workflows.conftest import FakeWorld, after, desk, make_input, pausing, view
 from tests.workflows.test_order_workflow import ended, ending
 
 CANCEL, MODIFY, RESOLVE = CommandKind
@@ -220,17 +217,6 @@ async def test_an_exit_that_ends_short_sends_nothing_more(temporal: WorkflowEnvi
     )
     assert (await ending(temporal, world, make_input(intent=Intent.EXIT))).filled_quantity == 20
     assert (world.count("place"), world.count("alert exit_short")) == (1, 1)
-
-
-async def pausing(handle: WorkflowHandle[Any, OrderView]) -> None:
-    """Until the order's workflow waits for time to pass, with no activity under way."""
-    while True:
-        events = (await handle.fetch_history()).events
-        kinds = Counter(event.WhichOneof("attributes") for event in events)
-        scheduled, done = (kinds[f"activity_task_{what}_event_attributes"] for what in ("scheduled", "completed"))
-        if scheduled == done > 1 and events[-1].HasField("timer_started_event_attributes"):
-            return
-        await asyncio.sleep(0.02)
 
 
 async def test_a_cancel_in_temporal_in_the_middle_of_a_command_orphans_no_order(temporal: WorkflowEnvironment) -> None:
