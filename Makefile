@@ -45,10 +45,10 @@ format: ## Put all code into the one style
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-test: ## Install, lint, run every test layer on a stack of its own, stop it (ARGS="-k name" picks tests)
+test: ## Install, lint, run every test layer on two stacks of its own, stop them (ARGS="-k name" picks tests)
 	@$(BOOTSTRAP) test
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: ## Print figures: durable orders/s, latencies, ticks/s, memory, on a stack of its own
 	@$(BOOTSTRAP) test

@@ -1,4 +1,4 @@
-"""Fixtures for all tests, split by concern in tests/fixtures. Tests marked `stack` or `e2e` get the test stack by themselves."""
+"""Fixtures for all tests, split by concern in tests/fixtures. Tests marked `stack` get the test stack by themselves."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ _exit_status = 0
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marked tests use the fixture `stack` without naming it; benchmarks and freezes run only when asked for (`-m bench`)."""
+    """Tests marked `stack` use that fixture without naming it; benchmarks and freezes run only when asked for (`-m bench`)."""
     for item in items:
-        marked = item.get_closest_marker("stack") or item.get_closest_marker("e2e")
-        if isinstance(item, pytest.Function) and marked and "stack" not in item.fixturenames:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("stack") and "stack" not in item.fixturenames:
             item.fixturenames.insert(0, "stack")
     unasked = [name for name in ("bench", "freeze") if name not in str(config.option.markexpr)]
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in unasked)]

@@ -135,10 +135,14 @@ async def test_a_change_whose_maker_died_before_it_was_announced_is_announced_by
         )
         assert changed is not None
         events = await watcher.until(lambda events: len(events) >= 1)
+
+        async def marked() -> bool:
+            return (await recorded(engine))[0]["published_at"] is not None
+
+        await eventually(marked, bool, within_s=10)  # marked after the log has acknowledged
     data = events[0].data
     assert isinstance(data, ConfigChanged)
     assert (data.strategy_id, data.version, data.changed_by, data.row["active"]) == ("s", 2, "ann", True)
-    assert (await recorded(engine))[0]["published_at"] is not None
 
 
 async def test_a_maker_that_dies_between_log_and_mark_is_repeated_under_the_same_id(

@@ -63,6 +63,6 @@ def test_what_is_no_number_is_named(parameters: dict[str, object]) -> None:
 
 def test_one_figure_holds_for_every_broker() -> None:
     from core.brokers.paper import PaperTrader
-    from core.brokers.zerodha import ZerodhaTrader
+    from core.brokers.zerodha import LIMITS
 
-    assert {PaperTrader.profile.modifications, ZerodhaTrader.profile.modifications} == {MODIFICATIONS}
+    assert {PaperTrader.profile.modifications, LIMITS.modifications} == {MODIFICATIONS}
