@@ -23,8 +23,7 @@ from core.messaging.producer import EventProducer
 from core.storage.db import admin_url
 from core.trading.signals import Signal, instance_name
 from core.trading.types import Broker, Exchange, Intent, OrderType, Product, Side, Validity
-from tests.e2e.test_kills import arm
-from tests.e2e.trading import INFY, LEVELS, Market, open_orders, referee, steered, unpublished
+from tests.e2e.trading import INFY, LEVELS, Market, arm, open_orders, referee, steered, unpublished
 from tests.fixtures.system import System
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
@@ -155,18 +154,6 @@ def test_a_person_modifies_and_cancels_a_resting_order(system: System, broker: B
         late = act(system, "cancel", order_id)
         assert (late[0], late[1]["outcome"]) == (1, "ORDER_ENDED")
         system.wait(lambda: not unpublished(system), "every event to be published", 30, lambda: unpublished(system))
-
-
-@pytest.mark.parametrize("broker", BROKERS)
-@pytest.mark.parametrize("place", ["cancel.before_send", "cancel.after_send"])
-def test_a_cancel_survives_the_death_of_the_process_that_sends_it(system: System, broker: Broker, place: str) -> None:
-    with low_market(system):
-        order_id = resting(system, broker)
-        arm(system, f"broker-{broker}", f"{place}=kill")
-        code, told = act(system, "cancel", order_id, "--wait", "90")
-        assert (code, told["outcome"]) == (0, "APPLIED"), told
-        assert order(system, broker, order_id)["status"] == "CANCELLED"
-        system.wait_ready(f"broker-{broker}")
 
 
 @pytest.mark.parametrize("broker", BROKERS)

@@ -20,12 +20,12 @@ from core.kill_work import KILL_WORKFLOW
 from core.messaging.producer import EventProducer
 from core.trading.signals import Signal, instance_name
 from core.trading.types import Broker, Exchange, Intent, OrderType, Product, Side, Validity
-from tests.e2e.test_kills import arm
 from tests.e2e.trading import (
     INFY,
     LEVELS,
     SBIN,
     Market,
+    arm,
     let_ticks_flow,
     open_orders,
     referee,

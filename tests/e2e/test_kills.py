@@ -38,37 +38,3 @@ def test_every_process_killed_in_turn_leaves_one_order_an_intent(system: System)
         assert found["filled"] >= len(rows)
     system.wait(lambda: not running_workflows(system), "every workflow to end", 60, lambda: running_workflows(system))
     assert system.command("rebuild-portfolio").returncode == 0
-
-
-@pytest.mark.parametrize("point", ["place.after_claim", "place.after_send", "look.before_fold", "look.after_fold"])
-@pytest.mark.parametrize("broker", list(Broker))
-def test_a_broker_worker_that_dies_at_a_durable_step_sends_nothing_twice(
-    system: System, broker: Broker, point: str
-) -> None:
-    """Died after the claim: proven absent, so expired. Died after the send: found by its tag, and filled."""
-    service = f"broker-{broker}"
-    before = {row["order_id"] for row in system.sql(f"SELECT order_id FROM {broker}.orders")}
-    arm(system, service, f"{point}=kill:1")
-    armed = system.pid(service)
-    with Market(system, INFY) as one, Market(system, SBIN) as two:
-        swing(system, [one, two], 3)
-        settle(system, [one, two])
-    assert system.pid(service) != armed, "the failpoint was never reached"
-    statuses = {
-        row["status"]
-        for row in system.sql(f"SELECT order_id, status FROM {broker}.orders")
-        if row["order_id"] not in before
-    }
-    referee(system, broker)
-    assert "FILLED" in statuses
-
-
-def arm(system: System, service: str, failpoints: str) -> None:
-    """Make the next start of one process carry a failpoint, and only that start."""
-    env = system.home / ".env"
-    plain = env.read_text()
-    env.write_text(f"{plain}FAILPOINTS={failpoints}\n")
-    try:
-        system.wait_ready(service, old_pids={service: system.kill(service)})
-    finally:
-        env.write_text(plain)

@@ -214,3 +214,14 @@ def running_workflows(system: System, kind: str = ORDER_WORKFLOW) -> list[str]:
         ]
 
     return asyncio.run(list_them())
+
+
+def arm(system: System, service: str, failpoints: str) -> None:
+    """Make the next start of one process carry a failpoint, and only that start."""
+    env = system.home / ".env"
+    plain = env.read_text()
+    env.write_text(f"{plain}FAILPOINTS={failpoints}\n")
+    try:
+        system.wait_ready(service, old_pids={service: system.kill(service)})
+    finally:
+        env.write_text(plain)
