@@ -31,6 +31,9 @@ ASK_AGAIN_S = 5.0
 ROUNDS = 5
 """Most exits of one position in one run."""
 
+FLAT_LOOKS = 3
+"""Looks, `absence_spacing` apart, that must agree before an account is called flat: one empty answer of the broker proves nothing."""
+
 Key = tuple[str, Product]
 T = TypeVar("T")
 
@@ -82,6 +85,8 @@ class Flatten:
     _asked: dict[str, float] = field(init=False, default_factory=dict)
     _evidence: dict[str, list[SeenBook]] = field(init=False, default_factory=dict)
     _known: set[str] = field(init=False, default_factory=set)
+    """Broker orders seen by any run of this day: a book without one of them is no evidence of anything."""
+    _tried: set[Key] = field(init=False, default_factory=set)
     troubles: dict[str, None] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -89,11 +94,25 @@ class Flatten:
         now = utc_now()
         ages = [(now - send.line.at).total_seconds() for send in self.file.sends()]
         self._pacer.preload(ages_s=[age for age in ages if age < 60], today=len(ages))
+        self._known = set(self.file.seen())
 
     async def see(self) -> Seen:
-        """Raises FlattenStopped when Zerodha does not answer for long, SessionExpired without a session."""
+        """The account now; called flat only where FLAT_LOOKS looks in a row say so.
+
+        Raises FlattenStopped when Zerodha does not answer for long, SessionExpired without a session.
+        """
+        seen, spacing = await self._glance(), self.durations.absence_spacing
+        for number in range(2, FLAT_LOOKS + 1):
+            if not seen.is_flat:
+                break
+            self.say(f"it looks flat; look {number} of {FLAT_LOOKS} in {spacing:.0f} s, to be sure")
+            await asyncio.sleep(spacing)
+            seen = await self._glance()
+        return seen
+
+    async def _glance(self) -> Seen:
         account = await self._patiently(self.trader.account)
-        book = await self._patiently(self.trader.book)
+        book = await self._sound_look()
         positions = await self._patiently(self.trader.positions)
         odd = await self._patiently(self.trader.left_out)
         return Seen(account, tuple(row for row in book.rows if not row.is_end), positions, odd)
@@ -108,9 +127,14 @@ class Flatten:
             if sent:
                 await self._until(self._settled, self.durations.look_longest, "the exits to end")
             seen = await self.see()
-            if seen.is_flat or not (sent or self._open()):
+            if seen.is_flat or not (sent or self._open() or self._is_news(seen)):
                 return seen
         return await self.see()
+
+    def _is_news(self, seen: Seen) -> bool:
+        """It shows what this run has not tried yet: an earlier answer was wrong, or somebody acts beside us."""
+        positions = {_key(position) for position in seen.positions}
+        return bool(positions - self._tried) or any(row.broker_order_id not in self._asked for row in seen.working)
 
     # orders --------------------------------------------------------------------------------------------------------
 
@@ -119,7 +143,7 @@ class Flatten:
 
     async def _nothing_works(self) -> bool:
         """Ask a cancel of each working row; the book alone says whether it happened."""
-        book = await self._look()
+        book = await self._sound_look()
         working = [row for row in book.rows if not row.is_end]
         for row in working:
             if time.monotonic() - self._asked.get(row.broker_order_id, float("-inf")) < ASK_AGAIN_S:
@@ -139,24 +163,31 @@ class Flatten:
 
     async def _close(self) -> int:
         """Send one exit a position, unless something of it is still under way. Returns how many left."""
-        book = await self._look()
-        busy = {_key(row) for row in book.rows if not row.is_end}
-        open_ = {send.key: send for send in self._open()}
+        keys = [_key(position) for position in await self._patiently(self.trader.positions)]
+        return sum([await self._close_one(key) for key in keys])
+
+    async def _close_one(self, key: Key) -> bool:
+        """Judged by what the account shows when the exit may leave at last: somebody may have closed it meanwhile."""
+        await self._token()
+        book = await self._sound_look()
         positions = await self._patiently(self.trader.positions)
-        sent = 0
-        for position in positions:
-            key = _key(position)
-            if key in open_:
-                self._trouble(f"{_named(key)}: send {open_[key].line.tag} is {open_[key].outcome}: no other exit goes")
-            elif key in busy:
-                self._trouble(f"{_named(key)}: an order still works there: no exit goes beside it")
-            else:
-                sent += await self._send(position)
-        return sent
+        position = next((one for one in positions if _key(one) == key), None)
+        open_ = next((send for send in self._open() if send.key == key), None)
+        busy = any(_key(row) == key and not row.is_end for row in book.rows)
+        if position is not None and open_ is None and not busy:
+            self._tried.add(key)
+            return await self._send(position)
+        self._pacer.give_back()
+        if position is None:
+            self.say(f"{_named(key)}: closed by now, no exit goes")
+        else:
+            self._tried.add(key)
+            why = f"send {open_.line.tag} is {open_.outcome}: no other exit goes" if open_ is not None else ""
+            self._trouble(f"{_named(key)}: {why or 'an order still works there: no exit goes beside it'}")
+        return False
 
     async def _send(self, position: BrokerPosition) -> bool:
         """The one place where an exit leaves: its line is on disk, and it is never sent again."""
-        await self._token()
         side = Side.SELL if position.quantity > 0 else Side.BUY
         deadline = time.monotonic() + self.durations.send_deadline
         await failpoints.reached("flatten.before_line")
@@ -260,10 +291,27 @@ class Flatten:
             self._trouble(f"{line.tag}: {words}; look in Kite what became of it")
 
     async def _look(self) -> Book:
-        """The book; every order seen once is expected in the later ones."""
+        """The book; every order seen once is expected in the later ones, by later runs too."""
         book = await self._patiently(self.trader.book)
+        self.file.saw(sorted({row.broker_order_id for row in book.rows} - self._known))
         self._known |= {row.broker_order_id for row in book.rows}
         return book
+
+    async def _sound_look(self) -> Book:
+        """A book with every order known to be in it; asked again while it lacks one. Raises FlattenStopped where it goes on lacking."""
+        end = time.monotonic() + self.durations.look_longest
+        while True:
+            book = await self._look()
+            missing = self._known - {row.broker_order_id for row in book.rows}
+            if not missing:
+                return book
+            if time.monotonic() > end:
+                raise FlattenStopped(
+                    f"Zerodha's order book lacks {len(missing)} orders it has shown today ({', '.join(sorted(missing)[:3])}): it shows "
+                    "nothing one may act on. Look in Kite; run it again, nothing is repeated."
+                )
+            log.info("the book lacks orders it has shown", missing=len(missing))
+            await asyncio.sleep(self.read_every_s)
 
     # how -----------------------------------------------------------------------------------------------------------
 

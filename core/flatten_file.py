@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
@@ -60,6 +60,13 @@ class SendLine(_Line):
     product: Product
     side: Side
     quantity: int
+
+
+class SeenLine(_Line):
+    """Orders that the day's book has shown: a later book without one of them is no evidence."""
+
+    at: datetime
+    broker_order_ids: tuple[str, ...]
 
 
 class OutcomeLine(_Line):
@@ -136,6 +143,17 @@ def _fold(lines: Iterable[dict[str, Any]]) -> list[FlattenSend]:
     return list(sends.values())
 
 
+def _shown(lines: Iterable[dict[str, Any]]) -> set[str]:
+    """Broker orders of the day that these lines know of."""
+    shown: set[str] = set()
+    for found in lines:
+        if found.get("kind") == "seen":
+            shown |= {str(name) for name in found.get("broker_order_ids", ())}
+        elif found.get("kind") == "outcome" and found.get("broker_order_id"):
+            shown.add(str(found["broker_order_id"]))
+    return shown
+
+
 def _told(send: FlattenSend, news: OutcomeLine) -> FlattenSend:
     return replace(
         send,
@@ -180,6 +198,15 @@ class FlattenFile:
 
     def sends(self) -> list[FlattenSend]:
         return _fold(_lines(self.path))
+
+    def seen(self) -> set[str]:
+        """Every broker order that any run of this day has met."""
+        return _shown(_lines(self.path))
+
+    def saw(self, broker_order_ids: Sequence[str]) -> None:
+        """Keep orders met for the first time."""
+        if broker_order_ids:
+            self._append("seen", SeenLine(at=utc_now(), broker_order_ids=tuple(broker_order_ids)))
 
     def send(
         self, *, exchange: Exchange, tradingsymbol: str, instrument_token: int, product: Product, side: Side,

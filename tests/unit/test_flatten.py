@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -15,7 +16,7 @@ import pytest
 from core.brokers.port import Book, BookRow, BrokerPosition, BrokerProfile, PlaceRequest, Trade
 from core.clock import trading_day, utc_now
 from core.errors import NotPlaced, OutcomeUnknown, StopTheStart, Transient
-from core.flatten import Flatten, Seen
+from core.flatten import Flatten, FlattenStopped, Seen
 from core.flatten_file import FlattenFile, Outcome, read_sends
 from core.trading.durations import OrderDurations
 from core.trading.types import Exchange, OrderType, Product, Side
@@ -44,6 +45,11 @@ class Desk:
     fills: Callable[[PlaceRequest], int] = lambda request: request.quantity
     rests: bool = False
     reads_fail: int = 0
+    empty_books: int = 0
+    """So many next books come without rows."""
+    empty_positions: int = 0
+    asked: list[float] = field(default_factory=list)
+    """When positions were asked for."""
     hidden: set[str] = field(default_factory=set)
     numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     profile: BrokerProfile = UNLIMITED
@@ -59,10 +65,17 @@ class Desk:
             self.reads_fail -= 1
             raise Transient("Zerodha orders: 502")
         now = utc_now()
+        if self.empty_books:
+            self.empty_books -= 1
+            return Book("AB1234", trading_day(now), now, now, ())
         shown = tuple(row for row in self.rows.values() if not self.hidden & set(row.tags))
         return Book("AB1234", trading_day(now), now, now, shown)
 
     async def positions(self) -> tuple[BrokerPosition, ...]:
+        self.asked.append(time.monotonic())
+        if self.empty_positions:
+            self.empty_positions -= 1
+            return ()
         return tuple(
             BrokerPosition(Exchange.NSE, symbol, 1, Product.MIS, quantity, Decimal(100))
             for symbol, quantity in self.positions_.items()
@@ -246,6 +259,73 @@ async def test_a_refusal_is_told_in_the_brokers_words_and_no_loop(tmp_path: Path
 async def test_reads_that_fail_are_tried_again(tmp_path: Path) -> None:
     desk = Desk({"INFY": 10}, reads_fail=3)
     assert (await run(desk, tmp_path / "var")).is_flat
+
+
+async def test_one_empty_answer_is_not_taken_for_flat(tmp_path: Path) -> None:
+    """Positions come empty when it wants to close them and when it looks whether it is done."""
+    desk = Desk({"INFY": 10}, empty_positions=2)
+    assert (await run(desk, tmp_path / "var")).is_flat
+    assert [request.quantity for request in desk.placed] == [10]
+    assert desk.positions_ == {"INFY": 0}
+
+
+async def test_flat_is_said_after_three_looks_that_agree(tmp_path: Path) -> None:
+    desk = Desk({})
+    with FlattenFile(tmp_path / "var", "AB1234", "local") as file:
+        assert (await Flatten(desk, file, lambda words: None, FAST, read_every_s=0.02).see()).is_flat
+    assert len(desk.asked) == 3
+    assert all(later - sooner >= FAST.absence_spacing for sooner, later in itertools.pairwise(desk.asked))
+
+
+async def test_a_position_that_shows_again_in_the_last_look_is_not_flat(tmp_path: Path) -> None:
+    desk = Desk({"INFY": 10}, empty_positions=2)
+    with FlattenFile(tmp_path / "var", "AB1234", "local") as file:
+        seen = await Flatten(desk, file, lambda words: None, FAST, read_every_s=0.02).see()
+    assert [position.quantity for position in seen.positions] == [10]
+
+
+@pytest.mark.parametrize("known", ["another order of the day", "its own order"])
+async def test_after_a_crash_books_without_what_was_seen_before_prove_no_absence(tmp_path: Path, known: str) -> None:
+    desk, var = Desk({"INFY": 10, "SBIN": 5}), tmp_path / "var"
+    if known == "another order of the day":
+        desk.rows["A"] = row("A", "COMPLETE", Side.BUY, 10, 10)
+        desk.fates = [Crash()]
+    else:
+        desk.fates = [None, Crash()]
+    with pytest.raises(Crash):
+        await run(desk, var)
+    desk.empty_books = 15  # for 0.3 s: the proof of an absence takes 0.15 s
+    assert (await run(desk, var)).is_flat
+    assert desk.positions_ == {"INFY": 0, "SBIN": 0}
+    assert len(desk.placed) == 2, "the crash was after the send left: nothing goes twice"
+    assert [send.outcome for send in read_sends(tmp_path)] == [Outcome.ENDED, Outcome.ENDED]
+
+
+async def test_nothing_leaves_on_a_book_that_lacks_what_it_has_shown(tmp_path: Path) -> None:
+    desk = Desk({"INFY": 10}, {"A": row("A", "COMPLETE", Side.BUY, 10, 10)})
+    with FlattenFile(tmp_path / "var", "AB1234", "local") as file:
+        work = Flatten(desk, file, lambda words: None, FAST, read_every_s=0.02)
+        await work.see()
+        desk.empty_books = 10_000
+        with pytest.raises(FlattenStopped, match="lacks 1 orders"):
+            await work.run()
+    assert desk.placed == []
+
+
+@pytest.mark.parametrize(("left", "sent"), [(0, [10]), (2, [10, 2]), (-3, [10, 3])])
+async def test_what_somebody_closes_meanwhile_is_not_closed_again(tmp_path: Path, left: int, sent: list[int]) -> None:
+    """SBIN moves while the exit of INFY is under way."""
+    desk = Desk({"INFY": 10, "SBIN": 5})
+
+    def fills(request: PlaceRequest) -> int:
+        if request.tradingsymbol == "INFY":
+            desk.positions_["SBIN"] = left
+        return request.quantity
+
+    desk.fills = fills
+    assert (await run(desk, tmp_path / "var")).is_flat
+    assert [request.quantity for request in desk.placed] == sent
+    assert desk.positions_ == {"INFY": 0, "SBIN": 0}
 
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
