@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Protocol, TypeVar
 
 from core import failpoints, logging
-from core.brokers.pacer import Pacer
+from core.brokers.pacer import Pacer, Turn
 from core.brokers.port import Book, BookRow, BrokerPosition, BrokerProfile, PlaceRequest, Trade
 from core.clock import trading_day, utc_now
 from core.errors import AlphaPandaError, NotPlaced, OutcomeUnknown, SessionExpired, Transient
@@ -168,7 +168,7 @@ class Flatten:
 
     async def _close_one(self, key: Key) -> bool:
         """Judged by what the account shows when the exit may leave at last: somebody may have closed it meanwhile."""
-        await self._token()
+        turn = await self._token()
         book = await self._sound_look()
         positions = await self._patiently(self.trader.positions)
         position = next((one for one in positions if _key(one) == key), None)
@@ -177,7 +177,7 @@ class Flatten:
         if position is not None and open_ is None and not busy:
             self._tried.add(key)
             return await self._send(position)
-        self._pacer.give_back()
+        self._pacer.give_back(turn)
         if position is None:
             self.say(f"{_named(key)}: closed by now, no exit goes")
         else:
@@ -339,9 +339,10 @@ class Flatten:
                 log.info("read again", reason=str(error))
             await asyncio.sleep(self.read_every_s)
 
-    async def _token(self) -> None:
-        while not await self._pacer.acquire(urgent=True):
+    async def _token(self) -> Turn:
+        while (turn := await self._pacer.acquire(urgent=True)) is None:
             self.say("waiting for the broker's rate limit")
+        return turn
 
     def _trouble(self, words: str) -> None:
         if words not in self.troubles:
