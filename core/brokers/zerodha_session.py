@@ -56,6 +56,10 @@ class Session:
     def valid_at(self, moment: datetime) -> bool:
         return moment < self.expires_at
 
+    def is_for(self, settings: Settings) -> bool:
+        """Whether it is of the app and the user these settings name: orders are booked as that user's."""
+        return (self.api_key, self.user_id) == (settings.kite_api_key, settings.kite_user_id)
+
 
 def write_session(settings: Settings, session: Session) -> None:
     """Replace the target's session file in one step; only its owner may read it."""
@@ -110,9 +114,9 @@ def read_session(path: Path) -> Session | None:
 
 
 def load_session(settings: Settings) -> Session | None:
-    """The target's session if it is there, for this app and not expired; else None."""
+    """The target's session if it is there, for this app and user and not expired; else None."""
     session = read_session(settings.session_file)
-    if session is None or session.api_key != settings.kite_api_key or not session.valid_at(utc_now()):
+    if session is None or not session.is_for(settings) or not session.valid_at(utc_now()):
         return None
     return session
 
@@ -170,6 +174,6 @@ class SessionWatcher:
         before = self._session
         self._stamp = stamp
         session = read_session(self._settings.session_file)
-        self._session = session if session is not None and session.api_key == self._settings.kite_api_key else None
+        self._session = session if session is not None and session.is_for(self._settings) else None
         if self._session is not None and (before is None or before.access_token != self._session.access_token):
             self._refused_until = float("-inf")
