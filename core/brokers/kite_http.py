@@ -17,6 +17,8 @@ import requests
 from kiteconnect import KiteConnect
 from kiteconnect import exceptions as kite_errors
 
+from core.brokers.zerodha_classify import NeverWritten
+from core.brokers.zerodha_http import Call, CheckedAdapter, present
 from core.brokers.zerodha_session import Session
 from core.clock import DAY_ROLL_HOUR, IST, to_ist, trading_day
 from core.config import Settings
@@ -27,7 +29,10 @@ from core.trading.types import Exchange, KiteTarget
 T = TypeVar("T")
 
 TIMEOUT_S = 7.0
-DUMP_TIMEOUT_S = 60.0
+"""Most one read may take, to the last byte of its answer."""
+
+DUMP_TIMEOUT_S = 120.0
+"""The dump of all instruments is some ten megabytes."""
 
 MAX_SPAN_DAYS = {
     "minute": 60,
@@ -68,6 +73,8 @@ def kite_client(settings: Settings, session: Session | None = None, *, timeout_s
     kite = KiteConnect(
         settings.kite_api_key if session is None else session.api_key, root=settings.kite_root, timeout=timeout_s
     )
+    for scheme in ("http://", "https://"):
+        kite.reqsession.mount(scheme, CheckedAdapter())
     if session is not None:
         kite.set_access_token(session.access_token)
     if settings.kite_target is not KiteTarget.PRODUCTION:
@@ -85,24 +92,36 @@ def login_url(settings: Settings) -> str:
     return url
 
 
-async def read(what: str, call: Callable[[], T]) -> T:
-    """Run one SDK read in a thread and say what went wrong in our terms.
+async def read(what: str, run: Callable[[], T], *, within_s: float = TIMEOUT_S) -> T:
+    """Run one SDK read in a thread, within so many seconds in all, and say what went wrong in our terms.
 
     Raises:
         SessionExpired: the access token is refused.
         BrokerError: the broker refuses this request for good (bad input, no permission, no subscription).
         Transient: anything that may be well again when asked once more.
     """
+    answer_by = time.monotonic() + within_s
+    call = Call(what, answer_by, answer_by)
     try:
-        return await asyncio.to_thread(call)
+        async with asyncio.timeout(within_s):
+            return await asyncio.to_thread(_in_thread, call, run)
+    except TimeoutError as error:
+        raise Transient(f"{what}: no whole answer within {within_s:g} s") from error
     except kite_errors.TokenException as error:
         raise SessionExpired(f"{what}: {error}; run `alpha-panda login`") from error
     except (kite_errors.InputException, kite_errors.PermissionException) as error:
         raise BrokerError(f"{what}: refused by the broker: {error}") from error
-    except (kite_errors.KiteException, requests.RequestException) as error:
+    except (kite_errors.KiteException, requests.RequestException, NeverWritten) as error:
         raise Transient(f"{what}: {type(error).__name__}: {error}") from error
     except (TypeError, KeyError, ValueError, UnboundLocalError) as error:  # what the SDK makes of an odd body
         raise Transient(f"{what}: the broker's answer is unreadable ({type(error).__name__}: {error})") from error
+    finally:
+        call.give_up()
+
+
+def _in_thread(call: Call, run: Callable[[], T]) -> T:
+    with present(call):
+        return run()
 
 
 def session_end(login_time: datetime) -> datetime:
@@ -165,7 +184,7 @@ async def instruments(settings: Settings, session: Session) -> list[Instrument]:
         SessionExpired, BrokerError, Transient: as `read`; Transient also for a dump without a single row.
     """
     kite = kite_client(settings, session, timeout_s=DUMP_TIMEOUT_S)
-    rows = await read("instrument dump", lambda: _instruments(kite.instruments()))
+    rows = await read("instrument dump", lambda: _instruments(kite.instruments()), within_s=DUMP_TIMEOUT_S)
     if not rows:
         raise Transient("instrument dump: the broker sent no rows")
     return rows

@@ -1,10 +1,13 @@
 """The SDK's way to the socket: keep-alive connections that check, just before the first byte, whether it may still leave.
 
-Never retries, and never lets a request leave after its deadline or after its caller gave up.
+Never retries, never lets a request leave after its deadline or after its caller gave up, and reads no answer after that either:
+a timeout of the socket's own starts anew with each byte that drips in.
 """
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +28,9 @@ IDLE_S = 4.0
 
 _present = threading.local()
 
+_carrying = threading.Lock()
+"""Whose request a connection carries: a call that gives up must not cut the one after it."""
+
 
 class Call:
     """One request on its way. Whether its first byte left is decided once, under a lock, by the thread or its caller."""
@@ -36,6 +42,7 @@ class Call:
         self._lock = threading.Lock()
         self._written = False
         self._given_up = False
+        self._connection: _Checked | None = None
 
     @property
     def written(self) -> bool:
@@ -56,11 +63,24 @@ class Call:
                 raise NeverWritten(f"{self.what}: past its deadline")
             self._written = True
 
+    def carried_by(self, connection: _Checked | None) -> None:
+        """Called by the thread: the connection that carries this call's request from now on; None: it is over."""
+        with _carrying:
+            self._connection = connection
+            if connection is not None:
+                connection.carries = self
+
     def give_up(self) -> bool:
-        """Called by the waiting side: no byte leaves from now on. Returns whether one had left before."""
+        """Called by the waiting side: no byte leaves from now on, and what still comes in is cut off, so that the thread is free.
+
+        Returns whether a byte had left before.
+        """
         with self._lock:
             self._given_up = True
-            return self._written
+        with _carrying:
+            if self._connection is not None and self._connection.carries is self:
+                self._connection.cut()
+        return self._written
 
 
 @contextmanager
@@ -71,6 +91,7 @@ def present(call: Call) -> Iterator[None]:
         yield
     finally:
         _present.call = None
+        call.carried_by(None)
 
 
 def _current() -> Call | None:
@@ -81,6 +102,13 @@ class _Checked:
     """What both connections do more: reconnect rather than trust an idle socket, and ask before the first byte."""
 
     _used_at = 0.0
+    carries: Call | None = None
+
+    def cut(self) -> None:
+        """Ends the connection beneath whoever reads from it in another thread."""
+        if self.sock is not None:  # type: ignore[attr-defined]
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)  # type: ignore[attr-defined]  # TLS is past talking to
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         if self.sock is not None and time.monotonic() - self._used_at > IDLE_S:  # type: ignore[attr-defined]
@@ -92,6 +120,7 @@ class _Checked:
             self.connect()  # type: ignore[attr-defined]
         call = _current()
         if call is not None:
+            call.carried_by(self)
             call.may_write()
         super().send(data)  # type: ignore[misc]
 

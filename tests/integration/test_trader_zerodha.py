@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from core.brokers import zerodha
+from core.brokers import kite_http, zerodha
 from core.brokers.zerodha import ZerodhaTrader
 from core.brokers.zerodha_session import Session, SessionWatcher, load_session, remove_session, write_session
 from core.clock import utc_now
@@ -44,6 +44,7 @@ PROFILE = success({"user_id": USER_ID})
 
 HANG = b"hang"
 RESET = b"reset"
+DRIP = b"drip"
 
 
 class Broker:
@@ -63,6 +64,12 @@ class Broker:
                 length = next((int(v) for k, v in _headers(head) if k == "content-length"), 0)
                 self.requests.append(head + (await reader.readexactly(length)).decode())
                 reply = self.script.pop(0)
+                if reply == DRIP:
+                    writer.write(b"HTTP/1.1 200 X\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n")
+                    while not writer.is_closing():
+                        writer.write(b" ")
+                        await writer.drain()
+                        await asyncio.sleep(0.05)
                 if reply == HANG:
                     await reader.read()
                 if reply in {HANG, RESET}:
@@ -155,6 +162,50 @@ async def test_no_answer_in_time_is_unknown(scripted: tuple[Broker, World], monk
         await world.trader.place(make_request(world))
     assert time.monotonic() - began < 3
     assert len(server.requests) == 1
+
+
+async def test_an_answer_that_drips_in_for_ever_is_cut_off_and_holds_no_thread(
+    scripted: tuple[Broker, World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte starts a socket's own timeout anew."""
+    monkeypatch.setattr(zerodha, "TOTAL_S", 0.6)
+    server, world = scripted
+    server.script = [DRIP] * zerodha.THREADS
+    dripping = [world.trader.place(make_request(world)) for _ in range(zerodha.THREADS)]
+    verdicts = await asyncio.gather(*dripping, return_exceptions=True)
+    assert all(isinstance(verdict, OutcomeUnknown) for verdict in verdicts), verdicts
+    server.script = [PLACED]
+    assert await world.trader.place(make_request(world)) == "151220000000000"
+
+
+async def test_a_call_that_gives_up_cuts_only_its_own_connection(scripted: tuple[Broker, World]) -> None:
+    server, world = scripted
+    server.script = [PLACED, PLACED]
+    for _ in range(2):  # the first call gave up its connection when it had its answer
+        assert await world.trader.place(make_request(world)) == "151220000000000"
+    assert server.connections == 1
+
+
+async def test_a_read_whose_answer_drips_in_ends_in_time_and_frees_its_thread(
+    scripted: tuple[Broker, World], at: Callable[[int], Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, _ = scripted
+    own = at(server.port)
+    server.script = [DRIP]
+    ended: list[str] = []
+    kite = kite_http.kite_client(own, a_session())
+
+    def profile() -> None:
+        try:
+            kite.profile()
+        finally:
+            ended.append("thread")
+
+    began = time.monotonic()
+    with pytest.raises(Transient, match="no whole answer within"):
+        await kite_http.read("profile", profile, within_s=0.5)
+    assert time.monotonic() - began < 2
+    await until(lambda: ended, 2, "the thread to be free")
 
 
 async def test_a_refused_connection_is_not_placed(at: Callable[[int], Settings]) -> None:
@@ -290,8 +341,10 @@ async def test_the_session_file_is_private_and_says_nothing_when_unusable(at: Ca
     assert "token-1" not in repr(found)
     write_session(own, a_session(hours=-0.01))
     assert load_session(own) is None
-    write_session(own, Session(USER_ID, "another-app", "t", utc_now(), utc_now() + timedelta(hours=1)))
-    assert load_session(own) is None
+    for user, app in ((USER_ID, "another-app"), ("ZZ9999", own.kite_api_key)):
+        write_session(own, Session(user, app, "t", utc_now(), utc_now() + timedelta(hours=1)))
+        assert load_session(own) is None
+        assert SessionWatcher(own).session is None, "nothing is sent as another user"
     own.session_file.write_text("{half a fi")
     assert load_session(own) is None
     remove_session(own)
