@@ -6,11 +6,10 @@ Ends only processes that the home's own supervisor runs, by their pid. Whatever 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -30,6 +29,9 @@ from tests.fixtures.system import System
 
 WELL_S = 120.0
 """A part that is not well again after so long is a breach."""
+
+RUNS_S = 30.0
+"""A part that does not run at its turn (it ended by itself, or another one's end took it along) is waited for so long."""
 
 LAG_STEP_S = 0.5
 LAG_SLACK = 10
@@ -97,6 +99,8 @@ class Hand:
     def __init__(self, world: World, blows: Iterator[Blow]) -> None:
         self._world, self._blows = world, blows
         self.outcomes: list[Outcome] = []
+        self.missed = 0
+        """Blows at a part that did not run: they count for nothing."""
         self.now = ""
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -108,6 +112,10 @@ class Hand:
                 return
             self.now = f"{blow.action} {blow.part}"
             outcome = await self.strike(blow)
+            if outcome is None:
+                self.missed += 1
+                self._world.log.write("struck nobody", part=blow.part, action=blow.action)
+                continue
             self.outcomes.append(outcome)
             self._world.log.write(
                 "blow", part=blow.part, action=blow.action, ready_s=outcome.ready_s, lag_s=outcome.lag_s,
@@ -115,21 +123,17 @@ class Hand:
             )  # fmt: skip
             self.now = ""
 
-    async def strike(self, blow: Blow) -> Outcome:
+    async def strike(self, blow: Blow) -> Outcome | None:
+        """None where there was nobody to strike."""
         world = self._world
         lag_before = await self._lag()
         moving = await _moving(world)
+        await until(lambda: _runs(world, blow.part), RUNS_S)
         pid = world.pid(blow.part)
         victims = tree(pid)
         world.log.write("strike", part=blow.part, action=blow.action, pid=pid, processes=len(victims))
-        if blow.action is Action.KILL:
-            _send(victims, signal.SIGKILL)
-        else:
-            _send(victims, signal.SIGSTOP)
-            try:
-                await asyncio.sleep(blow.action.seconds)
-            finally:
-                _send(reversed(victims), signal.SIGCONT)
+        if not await _dealt(blow.action, victims):
+            return None
         began, wall = time.monotonic(), time.time()
         gone = pid if blow.action is Action.KILL else 0
         ready_s = await _elapsed(began, lambda: self._is_ready(blow.part, gone, wall))
@@ -175,6 +179,23 @@ class Hand:
         return all(behind <= (before or {}).get(group, 0) + LAG_SLACK for group, behind in now.items())
 
 
+async def _runs(world: World, part: str) -> bool:
+    return world.pid(part) != 0
+
+
+async def _dealt(action: Action, victims: Sequence[psutil.Process]) -> bool:
+    """Strike these, the first of them the part itself. False where that one was gone before the blow reached it."""
+    if action is Action.KILL:
+        return bool(victims) and victims[0].pid in _send(victims, signal.SIGKILL)
+    try:
+        hit = _send(victims, signal.SIGSTOP)
+        if victims and victims[0].pid in hit:
+            await asyncio.sleep(action.seconds)
+    finally:
+        back = _send(reversed(victims), signal.SIGCONT)
+    return bool(victims) and victims[0].pid in hit and victims[0].pid in back
+
+
 async def _elapsed(began: float, condition: Any, step: float = 0.1) -> float | None:
     """Seconds since `began` at which the condition held; None past the bound."""
     held = await until(condition, WELL_S, step)
@@ -190,10 +211,15 @@ def tree(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _send(processes: Any, number: signal.Signals) -> None:
+def _send(processes: Iterable[psutil.Process], number: signal.Signals) -> set[int]:
+    """The pids that the signal reached: psutil knows a pid that was given to another process meanwhile, a zombie feels nothing."""
+    reached: set[int] = set()
     for process in processes:
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, number)
+        with suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                process.send_signal(number)
+                reached.add(process.pid)
+    return reached
 
 
 def thaw_all(system: System) -> None:

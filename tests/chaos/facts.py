@@ -1,55 +1,37 @@
-"""Everything the referee judges by, read once the run has settled: both brokers' own books, the journal, the log, Temporal. Reads only.
-
-The sandbox's book is read from its disk after it stopped: no injected fault and no code of ours stands between.
+"""Everything the referee judges by, read once the run has settled: both brokers' own books, the journal, the log, Temporal,
+and what people read (Redis, snapshots, views). Reads only.
 """
 
 from __future__ import annotations
 
-import json
-import sqlite3
+import asyncio
+import time
 from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from decimal import Decimal
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from core.clock import parse_kite_time
+from core.errors import Transient
 from core.events import topics
 from core.events.envelope import Envelope, decode
-from core.events.payloads import OrderEvent
+from core.events.payloads import OrderEvent, PnlSnapshot
 from core.messaging.reader import LogReader
+from core.messaging.records import Record
+from core.storage import redis
+from core.storage.redis import PortfolioStore, ReadModel
 from core.temporal import connect
 from core.trading.types import Broker
+from tests.chaos.books import BookOrder, Fault, faults, paper_book, sandbox_book
 from tests.chaos.world import World
 
 READ_S = 1.0
+CAUGHT_UP_S = 30.0
+STEP_S = 0.5
 
-
-@dataclass(frozen=True, slots=True)
-class BookTrade:
-    """One execution in a broker's own book. Rupees, units, UTC."""
-
-    trade_id: str
-    quantity: int
-    price: Decimal
-    at: datetime
-
-
-@dataclass(slots=True)
-class BookOrder:
-    """One order a broker accepted, as its own book has it."""
-
-    broker_order_id: str
-    tag: str | None
-    status: str
-    side: str
-    quantity: int
-    filled_quantity: int
-    instrument_token: int
-    product: str
-    trades: list[BookTrade] = field(default_factory=list)
+PositionName = tuple[str, str, str]
+"""Instance, instrument (`NSE:INFY`), product."""
 
 
 @dataclass(slots=True)
@@ -63,6 +45,8 @@ class Journal:
     events: dict[UUID, list[dict[str, Any]]]
     books_seen: dict[UUID, list[dict[str, Any]]]
     positions: list[dict[str, Any]]
+    views: dict[UUID, dict[str, Any]] = field(default_factory=dict)
+    """What the log was folded to for people: status and order_seq of each order."""
 
 
 @dataclass(slots=True)
@@ -74,8 +58,20 @@ class Facts:
     journal: Journal
     log: dict[UUID, list[tuple[str, Envelope, OrderEvent]]]
     workflows: dict[str, str]
-    faulted: frozenset[str] = frozenset()
-    """Tags of sends that the sandbox was told to fail, by its own log."""
+    faults: list[Fault] = field(default_factory=list)
+    """What the sandbox did wrong, by its own log."""
+
+    model: ReadModel | None = None
+    """The portfolio's read model in Redis."""
+
+    model_behind: str | None = None
+    """Why the read model had not taken in the whole log within the bound; None: it had."""
+
+    snapshots: dict[PositionName, PnlSnapshot] = field(default_factory=dict)
+    """The last snapshot of each position on the log."""
+
+    round: dict[str, Any] | None = None
+    """The last round of reconciliation, as `alpha-panda reconcile --json` printed it; None: it printed none."""
 
 
 async def gather(world: World) -> dict[Broker, Facts]:
@@ -83,83 +79,23 @@ async def gather(world: World) -> dict[Broker, Facts]:
     workflows = await _workflows(world)
     found = {}
     for broker in Broker:
-        journal = await _journal(world, broker)
-        log = await _log(world, broker)
-        found[broker] = Facts(broker, [], journal, log, workflows)
-    found[Broker.PAPER].book = await _paper_book(world)
+        model, behind = await _model(world, broker)
+        found[broker] = Facts(
+            broker,
+            [],
+            await _journal(world, broker),
+            await _log(world, broker),
+            workflows,
+            model=model,
+            model_behind=behind,
+            snapshots=await _snapshots(world, broker),
+            round=world.rounds.get(broker),
+        )
+    found[Broker.PAPER].book = await paper_book(world)
     world.stack.supervisor.stop_parts(["sandbox"])
     database = world.settings.var / "data" / "sandbox" / "sandbox.db"
     found[Broker.ZERODHA].book = sandbox_book(database)
-    found[Broker.ZERODHA].faulted = _faulted(database)
-    return found
-
-
-def _faulted(database: Path) -> frozenset[str]:
-    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
-    try:
-        return frozenset(tag for (tag,) in connection.execute("SELECT doc ->> '$.tag' FROM fault_log") if tag)
-    finally:
-        connection.close()
-
-
-def sandbox_book(database: Path) -> list[BookOrder]:
-    """Every order the sandbox ever accepted, from the append-only ledger and its own books. The sandbox must not be running."""
-    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
-    try:
-        orders = {order_id: json.loads(doc) for order_id, doc in connection.execute("SELECT order_id, doc FROM orders")}
-        ledger = [
-            (order_id, tag) for order_id, tag in connection.execute("SELECT order_id, tag FROM ledger ORDER BY seq")
-        ]
-        trades = defaultdict(list)
-        for order_id, doc in connection.execute("SELECT order_id, doc FROM trades ORDER BY rowid"):
-            row = json.loads(doc, parse_float=Decimal)
-            at = parse_kite_time(row["fill_timestamp"])
-            trades[order_id].append(BookTrade(row["trade_id"], row["quantity"], Decimal(row["average_price"]), at))
-    finally:
-        connection.close()
-    found = []
-    for order_id, tag in ledger:
-        order, request = orders[order_id], orders[order_id]["request"]
-        found.append(
-            BookOrder(
-                broker_order_id=order_id,
-                tag=tag,
-                status=order["status"],
-                side=request["side"],
-                quantity=order["terms"]["quantity"],
-                filled_quantity=order["filled"],
-                instrument_token=request["token"],
-                product=request["product"],
-                trades=trades[order_id],
-            )
-        )
-    return found
-
-
-async def _paper_book(world: World) -> list[BookOrder]:
-    orders = await world.sql("SELECT * FROM paper_exchange.orders ORDER BY accepted_at")
-    trades = await world.sql("SELECT * FROM paper_exchange.trades ORDER BY filled_at, trade_id")
-    of_order: dict[str, list[BookTrade]] = defaultdict(list)
-    for row in trades:
-        of_order[row["broker_order_id"]].append(
-            BookTrade(row["trade_id"], row["quantity"], row["price"], row["filled_at"])
-        )
-    found = []
-    for row in orders:
-        name = row["broker_order_id"]
-        found.append(
-            BookOrder(
-                broker_order_id=name,
-                tag=row["tag"],
-                status=row["status"],
-                side=row["side"],
-                quantity=row["quantity"],
-                filled_quantity=row["filled_quantity"],
-                instrument_token=row["instrument_token"],
-                product=row["product"],
-                trades=of_order[name],
-            )
-        )
+    found[Broker.ZERODHA].faults = faults(database)
     return found
 
 
@@ -183,31 +119,90 @@ async def _journal(world: World, broker: Broker) -> Journal:
         events=await grouped("outgoing_events", "order_id, order_seq"),
         books_seen=await grouped("books_seen", "order_id, requested_at"),
         positions=await world.sql(f"SELECT * FROM {broker}.positions"),
+        views={
+            row["order_id"]: row
+            for row in await world.sql(f"SELECT order_id, status, order_seq FROM {broker}.view_orders")
+        },
     )
 
 
 async def _log(world: World, broker: Broker) -> dict[UUID, list[tuple[str, Envelope, OrderEvent]]]:
     """Every order event on the broker's topics, from the first record to the last."""
-    reader = LogReader(world.settings, client_id="chaos-referee", topics=topics.order_topics(broker))
     found: dict[UUID, list[tuple[str, Envelope, OrderEvent]]] = defaultdict(list)
+    async for record in _whole(world, topics.order_topics(broker)):
+        event = decode(record.value)
+        assert isinstance(event.data, OrderEvent), f"{record.topic} carries a {event.type}"
+        found[event.data.order.order_id].append((record.topic, event, event.data))
+    return found
+
+
+async def _snapshots(world: World, broker: Broker) -> dict[PositionName, PnlSnapshot]:
+    """The last snapshot of each position: all of a position lie in one partition, in order."""
+    last: dict[bytes | None, bytes | None] = {}
+    async for record in _whole(world, [topics.pnl_snapshots(broker)]):
+        last[record.key] = record.value
+    found: dict[PositionName, PnlSnapshot] = {}
+    for value in last.values():
+        data = decode(value).data
+        assert isinstance(data, PnlSnapshot), f"the topic of snapshots carries {data}"
+        found[data.instance, data.instrument, data.product.value] = data
+    return found
+
+
+async def _whole(world: World, names: list[str]) -> AsyncIterator[Record]:
+    """Every record of these topics, from the first to the last as of now; of one partition in order."""
+    reader = LogReader(world.settings, client_id="chaos-referee", topics=names)
     await reader.start("earliest")
     try:
         ends = {at: end for at, end in (await reader.end_offsets()).items() if end}
         while ends:
             for record in await reader.read(READ_S):
-                event = decode(record.value)
-                assert isinstance(event.data, OrderEvent), f"{record.topic} carries a {event.type}"
-                found[event.data.order.order_id].append((record.topic, event, event.data))
+                yield record
                 at = (record.topic, record.partition)
                 if record.offset + 1 >= ends.get(at, 0):
                     ends.pop(at, None)
     finally:
         await reader.stop()
-    return found
+
+
+async def _model(world: World, broker: Broker) -> tuple[ReadModel | None, str | None]:
+    """The read model once it has taken in every fill on the log, and why not where it has not within the bound."""
+    reader = LogReader(world.settings, client_id="chaos-referee", topics=[topics.orders_event(broker, "filled")])
+    await reader.start("earliest")
+    try:
+        ends = {at: end for at, end in (await reader.end_offsets()).items() if end}
+    finally:
+        await reader.stop()
+    connection = redis.client(world.settings)
+    model, behind, until = None, "Redis does not answer", time.monotonic() + CAUGHT_UP_S
+    try:
+        while behind and time.monotonic() < until:
+            try:
+                model = await PortfolioStore(connection, broker).read()
+            except Transient as error:
+                behind = str(error)
+            else:
+                at = model.offsets if model else {}
+                late = {name: end for name, end in ends.items() if at.get(name, 0) < end}
+                behind = f"the read model lacks the log up to {late}" if late or model is None else ""
+            if behind:
+                await asyncio.sleep(STEP_S)
+    finally:
+        await connection.aclose()
+    return model, behind or None
 
 
 async def _workflows(world: World) -> dict[str, str]:
-    """Order workflow → its status, of both brokers."""
+    """Order workflow → the status of its newest run, of both brokers."""
     client = await connect(world.settings)
-    rows = client.list_workflows("WorkflowType = 'OrderWorkflow'")
-    return {row.id: row.status.name if row.status else "?" async for row in rows}
+    runs = [
+        (row.id, row.start_time, row.status.name if row.status else "?")
+        async for row in client.list_workflows("WorkflowType = 'OrderWorkflow'")
+    ]
+    return newest(runs)
+
+
+def newest(runs: Sequence[tuple[str, datetime | None, str]]) -> dict[str, str]:
+    """Of (workflow id, start, status) the status of each id's newest run: one may have been started again after its end."""
+    oldest = datetime.min.replace(tzinfo=UTC)
+    return {name: status for name, _, status in sorted(runs, key=lambda run: run[1] or oldest)}

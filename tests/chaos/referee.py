@@ -5,9 +5,9 @@ Sources: the intents written before the run, and each broker's own book. The jou
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -17,17 +17,17 @@ from uuid import UUID
 from core import ids
 from core.events import topics
 from core.routing import order_workflow_id
-from core.trading.types import Broker, Intent, OrderStatus, SendState, Side
-from tests.chaos import money
-from tests.chaos.facts import BookOrder, Facts
+from core.trading.types import Broker, Intent, OrderStatus, Side
+from tests.chaos import accepted, evidence, held, money, read_models, rounds
+from tests.chaos.books import BookOrder
+from tests.chaos.facts import Facts
+from tests.chaos.held import PositionKey
 from tests.chaos.money import Deal, same
 from tests.chaos.plan import Planned
+from tests.chaos.verdict import Breach, Verdict
 
 MOST_SENDS = 12
 """Tags of so many sends of an order are looked for in the book, whatever the journal says it sent."""
-
-ALLOWED = Fraction(5, 100)
-"""Share of intents that may end unsent beyond what the plan wrote down."""
 
 BOOK_END = {
     "COMPLETE": {OrderStatus.FILLED},
@@ -35,37 +35,6 @@ BOOK_END = {
     "REJECTED": {OrderStatus.REJECTED},
 }
 """How an order ends in the book → how it may have ended for us. Filled whole after CANCELLED is a fill that came late."""
-
-
-@dataclass(frozen=True, slots=True)
-class Breach:
-    """One thing that must never be. `order_id` is None where it concerns no single order."""
-
-    broker: Broker
-    what: str
-    order_id: UUID | None = None
-
-
-@dataclass(slots=True)
-class Verdict:
-    """What the referee found."""
-
-    breaches: list[Breach] = field(default_factory=list)
-    published: Counter[Broker] = field(default_factory=Counter)
-    accepted: Counter[Broker] = field(default_factory=Counter)
-    filled: Counter[Broker] = field(default_factory=Counter)
-    claimed: Counter[Broker] = field(default_factory=Counter)
-    duplicates: int = 0
-    lost: int = 0
-    unsent: Counter[str] = field(default_factory=Counter)
-    """Intents without an order at the broker, by reason; `(planned)` where the plan wrote it down."""
-    beyond_plan: int = 0
-    unknown_s: list[float] = field(default_factory=list)
-    """Seconds from each UNKNOWN to the step that ended it."""
-
-    @property
-    def too_many_unsent(self) -> bool:
-        return self.beyond_plan > ALLOWED * sum(self.published.values())
 
 
 def judge(plan: Iterable[Planned], published: Mapping[UUID, datetime], facts: Mapping[Broker, Facts]) -> Verdict:
@@ -91,14 +60,24 @@ class _Case:
             if row.tag is not None:
                 self.by_tag[row.tag].append(row)
         self.reached: dict[UUID, list[BookOrder]] = {one.order_id: self._in_book(one.order_id) for one in intents}
+        self.legs = held.legs_by_position(intents, self.reached)
+        self.by_number = {one.number: one for one in intents}
+        self.known = self._known()
 
     def judge(self) -> None:
         self._no_strangers()
+        for what in rounds.untagged_wrongs(self.facts):
+            self.breach(what)
         for one in self.intents:
             self._intent(one)
             self._events(one.order_id)
+        for legs in self.legs.values():
+            for order_id, what in held.oversold(legs):
+                self.breach(what, order_id)
         self._positions()
         self._workflows()
+        for what in rounds.wrongs(self.facts):
+            self.breach(what)
         for sends in self.facts.journal.sends.values():
             self.verdict.claimed[self.broker] += sum(row["claimed_at"] is not None for row in sends)
 
@@ -137,7 +116,8 @@ class _Case:
         if not decision["accepted"]:
             if rows or order is not None:
                 self.breach("denied, and yet there is an order", one.order_id)
-            return self._unsent(one, f"denied: {_codes(decision['denials'])}", planned=one.may_expire)
+            self._could_have_exited(one, decision["decided_at"], "was denied")
+            return self._unsent(one, f"denied: {_codes(decision['denials'])}", planned=False)
         if order is None:
             self.verdict.lost += 1
             return self.breach("accepted by risk, and the journal has no order", one.order_id)
@@ -156,14 +136,18 @@ class _Case:
         status, row = OrderStatus(order["status"]), rows[-1]
         if status not in BOOK_END.get(row.status, set()) and len(rows) == 1:
             self.breach(f"ended {status}, in the broker's book it stands at {row.status}", one.order_id)
-        if row.side != one.side.value or row.instrument_token != one.instrument_token:
-            self.breach("the broker's order is not what the intent asked for", one.order_id)
-        if any(one.quantity < each.filled_quantity for each in rows):
-            self.breach("more filled than the intent asked for", one.order_id)
+        for each in rows:
+            for what in accepted.differences(one, each):
+                self.breach(what, one.order_id)
+        for what in self._ends_of_sends(one):
+            self.breach(what, one.order_id)
         deals = [deal for each in rows for deal in deals_of(each)]
         filled = sum(deal.quantity for deal in deals)
         if filled != sum(each.filled_quantity for each in rows):
             self.breach("the broker's trades do not add up to its own order", one.order_id)
+        whole = one.quantity if one.intent is Intent.ENTRY else row.placed
+        if status is OrderStatus.FILLED and filled != whole:
+            self.breach(f"FILLED with {filled} of {whole}", one.order_id)
         if order["filled_quantity"] != filled:
             self.breach(f"filled {order['filled_quantity']}, at the broker {filled}", one.order_id)
         average = money.average_of(deals)
@@ -193,29 +177,64 @@ class _Case:
         if status not in {OrderStatus.EXPIRED, OrderStatus.REJECTED, OrderStatus.CANCELLED}:
             self.verdict.lost += 1
             return self.breach(f"{status}, and no order at the broker", one.order_id)
-        proven = [row for row in self.facts.journal.books_seen[one.order_id] if row["healthy"]]
-        doubtful = [row for row in self._events_of(one.order_id) if row == "order.unknown"]
-        refused = any(row["state"] == SendState.REFUSED for row in sends)
-        if doubtful and len(proven) < 3 and not refused:
-            self.breach(f"was UNKNOWN and ended {status} with {len(proven)} healthy books as evidence", one.order_id)
-        why = "absence proven" if doubtful else "refused by the broker" if refused else _short(status, order["reason"])
-        planned = one.may_expire or self._nothing_to_leave(one) or self._was_faulted(one)
-        self._unsent(one, why, planned=planned)
+        for what in self._ends_of_sends(one):
+            self.breach(what, one.order_id)
+        if one.intent is Intent.EXIT and status is OrderStatus.EXPIRED:
+            self.breach("an exit EXPIRED: exits never do", one.order_id)
+        mine = evidence.planned(one, order, sends, self.facts.faults)
+        if not mine:
+            self._could_have_exited(one, order["ended_at"], f"ended {status} unsent")
+        states = {row["state"] for row in sends}
+        why = "absence proven" if self._doubted(one) else "refused by the broker" if "REFUSED" in states else None
+        self._unsent(one, why or _short(status, order["reason"]), planned=mine or self._nothing_to_leave(one))
 
-    def _was_faulted(self, one: Planned) -> bool:
-        """The plan told the sandbox to fail a send of this order."""
-        return any(row["tag"] in self.facts.faulted for row in self.facts.journal.sends[one.order_id])
+    def _ends_of_sends(self, one: Planned) -> Iterator[str]:
+        """What of the order's sends is held absent or refused without proof."""
+        doubted, looks = self._doubted(one), self.facts.journal.books_seen[one.order_id]
+        for send in self.facts.journal.sends[one.order_id]:
+            number = send["send_no"]
+            known = self.known[send["account"], send["trading_day"]]
+            of_send = [row for row in looks if row["send_no"] == number]
+            wrong = evidence.what_is_wrong(send, number in doubted, of_send, known, self.facts.faults)
+            if wrong is not None:
+                yield wrong
+
+    def _doubted(self, one: Planned) -> set[int]:
+        """Numbers of the order's sends that were published as UNKNOWN."""
+        rows = self.facts.log.get(one.order_id, [])
+        return {data.order.send_no for _, _, data in rows if data.order.status is OrderStatus.UNKNOWN}
+
+    def _known(self) -> dict[tuple[str, Any], list[datetime]]:
+        """Account and trading day → when each broker order became known to the journal."""
+        found: dict[tuple[str, Any], list[datetime]] = defaultdict(list)
+        for sends in self.facts.journal.sends.values():
+            for row in sends:
+                if row["broker_order_id"] is not None and row["answered_at"] is not None:
+                    found[row["account"], row["trading_day"]].append(row["answered_at"])
+        return found
+
+    def _could_have_exited(self, one: Planned, moment: datetime, how: str) -> None:
+        """An exit that was not sent although fills booked by then left something to exit."""
+        if one.intent is not Intent.EXIT:
+            return
+        legs = self.legs.get(held.position_of(one, accepted.PRODUCT), [])
+        booked = 0
+        for each, _ in legs:
+            for fill in self.facts.journal.fills[each.order_id]:
+                booked += each.side.sign * fill["quantity"] * (fill["recorded_at"] <= moment)
+        left = held.may_still_exit(legs, one.side, moment)
+        left = min(left, -booked * one.side.sign)
+        if left > 0:
+            self.breach(f"an exit {how}, and {left} were left to exit", one.order_id)
 
     def _nothing_to_leave(self, one: Planned) -> bool:
         """An exit whose entry never filled: it had nothing to do."""
-        if one.intent is not Intent.EXIT:
-            return False
-        entry = next(row for row in self.intents if row.number == one.follows)
-        return not any(row.filled_quantity for row in self.reached[entry.order_id])
+        entry = self.by_number.get(one.follows) if one.follows is not None else None
+        return entry is not None and not any(row.filled_quantity for row in self.reached[entry.order_id])
 
     def _unsent(self, one: Planned, why: str, *, planned: bool) -> None:
         self.verdict.unsent[f"{why}{' (planned)' if planned else ''}"] += 1
-        self.verdict.beyond_plan += not planned
+        self.verdict.beyond_plan[self.broker] += not planned
 
     # the log ---------------------------------------------------------------------------------------------------------
 
@@ -267,16 +286,21 @@ class _Case:
     # positions and workflows -------------------------------------------------------------------------------------------
 
     def _positions(self) -> None:
-        """Quantity to the unit, average, PnL and charges to the paisa, folded anew from the broker's own trades."""
-        deals: dict[tuple[str, int, str], list[Deal]] = defaultdict(list)
-        for one in self.intents:
-            for row in self.reached[one.order_id]:
-                key = (f"{one.strategy_id}@{self.broker.value}", one.instrument_token, row.product)
-                deals[key] += deals_of(row)
-        held = {key: money.fold(rows) for key, rows in deals.items() if rows}
-        ours = {(row["instance"], row["instrument_token"], row["product"]): row for row in self.facts.journal.positions}
-        for key, position in ours.items():
-            due = held.pop(key, money.Held(0, Fraction(0), Fraction(0), Decimal(0)))
+        """Quantity to the unit, average, PnL and charges to the paisa, folded anew from the broker's own trades: in the journal,
+        and in everything people read."""
+        folded: dict[PositionKey, money.Held] = {}
+        for key, legs in self.legs.items():
+            deals = [deal for _, row in legs for deal in deals_of(row)]
+            if deals:
+                folded[key] = money.fold(deals)
+        names = {one.instrument_token: one.instrument for one in self.intents}
+        by_name = {(instance, names[token], product): due for (instance, token, product), due in folded.items()}
+        for what in read_models.wrongs(self.facts, by_name):
+            self.breach(what)
+        nothing = money.Held(0, Fraction(0), Fraction(0), Decimal(0))
+        for position in self.facts.journal.positions:
+            key = position["instance"], position["instrument_token"], position["product"]
+            due = folded.pop(key, nothing)
             if position["quantity"] != due.quantity:
                 self.breach(f"position {key}: {position['quantity']}, the broker's trades add up to {due.quantity}")
             for name, value in (
@@ -286,7 +310,7 @@ class _Case:
             ):
                 if not same(position[name], value):
                     self.breach(f"position {key}: {name} {position[name]}, recomputed {float(value):.6f}")
-        for key, due in held.items():
+        for key, due in folded.items():
             self.breach(f"position {key}: the journal has none, the broker's trades add up to {due.quantity}")
 
     def _workflows(self) -> None:
@@ -340,8 +364,6 @@ def unknown_seconds(facts: Facts, order_id: UUID) -> list[float]:
 
 
 def _codes(denials: str) -> str:
-    import json
-
     return ", ".join(row["code"] for row in json.loads(denials))
 
 

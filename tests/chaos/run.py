@@ -16,22 +16,18 @@ from rich.console import Console
 from core.clock import utc_now
 from core.trading.types import Broker
 from docker.native.layout import write_private
-from tests.chaos import blows, facts, paper_check, plan, referee, scoreboard
+from tests.chaos import blows, facts, paper_check, plan, referee, saved, scoreboard
 from tests.chaos.blows import Hand
 from tests.chaos.drive import Driver, Watch
 from tests.chaos.faults import Injector
-from tests.chaos.referee import Breach
 from tests.chaos.settle import settle
-from tests.chaos.timeline import timeline
+from tests.chaos.verdict import Breach
 from tests.chaos.world import World
 from tests.fixtures.system import System
 
 SLOWEST, FASTEST = 2.0, 10.0
 LASTS_S = 300.0
 """A run is paced so that every part can be killed and frozen once, as far as its orders allow."""
-
-SHOWN = 12
-"""Breaches told with their whole timeline; the rest in one line each."""
 
 TELL_S = 10.0
 
@@ -155,22 +151,18 @@ class Run:
 
     async def _judge(self, traded_s: float) -> int:
         gathered = await facts.gather(self.world)
+        saved.keep(self.world.settings.home, self.plan.intents, self.driver.published, gathered)
         verdict = referee.judge(self.plan.intents, self.driver.published, gathered)
         verdict.breaches += [Breach(Broker.PAPER, told) for told in await paper_check.apart(self.world.settings.home)]
-        verdict.breaches += [Breach(Broker(told.split(":")[0]), f"drift: {told}") for told in self.world.drift]
         for outcome in self.hand.outcomes:
             if outcome.recovery_s is None:
                 told = f"not well {blows.WELL_S:.0f} s after {outcome.blow.action} of {outcome.blow.part}"
                 verdict.breaches.append(Breach(Broker.PAPER, f"{told}: {outcome}"))
-        by_order = {one.order_id: one for one in self.plan.intents}
         for number, breach in enumerate(verdict.breaches):
             self.console.print(f"[red]BREACH[/] {breach.broker} {breach.order_id or ''} {breach.what}", soft_wrap=True)
-            if breach.order_id is not None and number < SHOWN:
-                one = by_order.get(breach.order_id)
-                at = self.driver.published.get(one.signal_id) if one else None
-                logs = self.world.stack.layout.log
-                for line in timeline(breach.order_id, one, at, gathered[breach.broker], logs):
-                    self.console.print(line, soft_wrap=True, markup=False)
+            case = (self.plan.intents, self.driver.published, gathered)
+            for line in saved.told(number, breach.order_id, breach.broker, *case, self.world.stack.layout.log):
+                self.console.print(line, soft_wrap=True, markup=False)
         board = scoreboard.board(self, verdict, traded_s)
         self.console.print(board, markup=False, soft_wrap=True)
         if self.options.docs:
@@ -180,6 +172,7 @@ class Run:
             self.console.print(
                 f"[red]too few sends were claimed of {', '.join(short)}: the list of intents is used up[/]"
             )
-        if verdict.too_many_unsent:
-            self.console.print(f"[red]{verdict.beyond_plan} intents ended unsent beyond the plan: more than 5 %[/]")
+        for broker in verdict.too_many_unsent:
+            told = f"{verdict.beyond_plan[broker]} of {verdict.published[broker]} intents of {broker}"
+            self.console.print(f"[red]{told} ended unsent beyond the plan: more than 5 %[/]")
         return 1 if verdict.breaches or short or verdict.too_many_unsent else 0

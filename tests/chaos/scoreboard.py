@@ -17,7 +17,7 @@ from core.trading.types import Broker
 from docker.prerequisites import ROOT
 from tests.chaos.blows import Outcome
 from tests.chaos.plan import universe
-from tests.chaos.referee import Verdict
+from tests.chaos.verdict import Verdict
 
 if TYPE_CHECKING:
     from tests.chaos.run import Run
@@ -50,10 +50,10 @@ def board(run: Run, verdict: Verdict, traded_s: float) -> str:
         f"| **lost** | **{verdict.lost}** |",
         f"| breaches | {len(verdict.breaches)} |",
         f"| intents that ended unsent | {_counts(verdict.unsent) or 'none'} |",
-        f"| … beyond the plan | {verdict.beyond_plan} ({100 * verdict.beyond_plan / max(sum(verdict.published.values()), 1):.1f} %) |",
+        f"| … beyond the plan | {_each(verdict.beyond_plan)} of {_each(verdict.published)} |",
         f"| UNKNOWN, seconds to evidence | {_unknown(verdict.unknown_s)} |",
         f"| faults by kind | {_counts(faults) or 'none'} |",
-        f"| kills and freezes by part | {_by_part(outcomes) or 'none'} |",
+        f"| kills + freezes by part | {_by_part(outcomes) or 'none'}; {len(outcomes)} in all |",
         f"| recovery | {_recovery([one.recovery_s for one in outcomes])} |",
         *[f"| … {name} | {_recovery(rows)} |" for name, rows in _recoveries(outcomes).items()],
         f"| rate | {claimed / max(traded_s, 1):.1f} claimed sends a second over {traded_s:.0f} s, {len(universe())} instruments |",

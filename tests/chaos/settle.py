@@ -77,15 +77,20 @@ async def running_workflows(world: World) -> list[str]:
 
 
 async def _reconciled(world: World) -> bool:
-    """A round of reconciliation of each broker, by the public command. Its drift is kept for the verdict."""
+    """Whether a round of each broker, asked for by the public command, judged every line. The rounds are kept for the verdict."""
     done = await asyncio.to_thread(world.system.command, "reconcile", "--json", check=False)
     world.log.write("reconciled", code=done.returncode, said=(done.stdout + done.stderr)[-2000:])
     try:
-        rounds = json.loads(done.stdout)
+        rounds = {Broker(row["broker"]): row for row in json.loads(done.stdout)}
     except ValueError:
-        return False
-    world.drift = [f"{row['broker']}: {line}" for row in rounds for line in row["lines"] if line["drift"]]
-    return len(rounds) == len(Broker) and all(row["judged"] for row in rounds)
+        rounds = {}
+    world.rounds = rounds
+    return all(
+        broker in rounds
+        and rounds[broker]["judged"]
+        and all(line["drift"] is not None for line in rounds[broker]["lines"])
+        for broker in Broker
+    )
 
 
 def _ready(world: World) -> Any:

@@ -20,6 +20,7 @@ from core import health
 from core.clock import utc_now
 from core.config import Settings
 from core.services import names, services
+from core.trading.types import Broker
 from docker.native.stack import INFRA, NativeStack
 from tests.fixtures.system import System
 
@@ -52,8 +53,8 @@ class World:
         self.stack = NativeStack(system.settings, services(system.settings))
         self.log = RunLog(self.stack.layout.log / "chaos.log")
         self.names = names(services(system.settings))
-        self.drift: list[str] = []
-        """What the last round of reconciliation could not explain."""
+        self.rounds: dict[Broker, dict[str, Any]] = {}
+        """The last round of reconciliation of each broker, as the public command printed it."""
         self._pool: asyncpg.Connection | None = None
         self._turn = asyncio.Lock()
 

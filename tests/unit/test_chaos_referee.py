@@ -2,132 +2,49 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+import psutil
 import pytest
 
 from core import ids
 from core.errors import StopTheStart
-from core.events.envelope import Envelope, EventType, make
-from core.events.payloads import FillRecord, OrderEvent
 from core.routing import order_workflow_id
-from core.trading.types import Broker, Exchange, Intent, OrderStatus, OrderType, Side, Validity
+from core.trading.types import Broker, Intent
 from sandbox.fault_kinds import FaultKind
 from sandbox.faults import parse
 from tests.chaos import money
+from tests.chaos.blows import Action, _dealt
 from tests.chaos.blows import plan as blow_plan
-from tests.chaos.facts import BookOrder, BookTrade, Facts, Journal
+from tests.chaos.books import BookTrade
+from tests.chaos.facts import Facts, newest
 from tests.chaos.faults import LEFT_OUT
 from tests.chaos.faults import plan as fault_plan
 from tests.chaos.home import refuse_other_targets
 from tests.chaos.money import Deal
 from tests.chaos.plan import Planned
 from tests.chaos.plan import make as make_plan
-from tests.chaos.referee import Verdict, judge
-from tests.order_events import make_order_state, make_signal
-
-T0 = datetime(2026, 10, 7, 4, 0, tzinfo=UTC)
-PRICE = Decimal("1500.10")
-
-
-def intent(broker: Broker = Broker.ZERODHA, number: int = 0) -> Planned:
-    signal_id = ids.derive_at(T0, "test", broker, number)
-    return Planned(
-        number=number,
-        broker=broker,
-        signal_id=signal_id,
-        order_id=ids.derive(ids.derive(signal_id, "decision"), "order"),
-        strategy_id="momentum",
-        instrument="NSE:INFY",
-        instrument_token=408065,
-        side=Side.BUY,
-        intent=Intent.ENTRY,
-        quantity=10,
-        order_type=OrderType.MARKET,
-        validity=Validity.DAY,
-        price=None,
-        age_limit_s=600,
-        due_s=0,
-        follows=None,
-        twice=False,
-    )
-
-
-def event(
-    one: Planned, seq: int, kind: EventType, status: OrderStatus, **state: Any
-) -> tuple[str, Envelope, OrderEvent]:
-    signal = make_signal(one.broker).model_copy(update={"signal_id": one.signal_id})
-    order = make_order_state(signal, status, order_id=one.order_id, **state)
-    fill = None
-    if kind is EventType.ORDER_FILLED:
-        fill = FillRecord(
-            account="A", trading_day=T0.date(), exchange=Exchange.NSE, broker_order_id="B1", trade_id="T1", quantity=10,
-            price=PRICE, filled_at=T0, realized_pnl=Decimal(0), charges=state["charges"], position_quantity=10,
-            position_average_price=PRICE,
-        )  # fmt: skip
-    data = OrderEvent(order_seq=seq, order=order, fill=fill)
-    made = make(
-        kind, data, id=ids.derive(one.order_id, kind, seq), key=str(one.order_id), source="test",
-        correlation_id=one.signal_id, broker=one.broker, ts=T0 + timedelta(seconds=seq),
-    )  # fmt: skip
-    return f"{one.broker.value}.orders.{kind.value.removeprefix('order.')}", made, data
-
-
-def filled(one: Planned) -> Facts:
-    """One intent that became one order, filled whole, everything in step."""
-    charges = money.charges_of([Deal(T0, "T1", "B1", 1, 10, PRICE)])
-    final = {"filled_quantity": 10, "average_price": PRICE, "realized_pnl": Decimal(0), "charges": charges}
-    rows = [
-        event(one, 1, EventType.ORDER_SUBMITTED, OrderStatus.SUBMITTED),
-        event(one, 2, EventType.ORDER_ACK, OrderStatus.ACKED),
-        event(one, 3, EventType.ORDER_FILLED, OrderStatus.FILLED, **final),
-    ]
-    order = {
-        "order_id": one.order_id, "signal_id": one.signal_id, "status": "FILLED", "reason": None, "order_seq": 3,
-        "send_no": 1, "updated_at": T0, "created_at": T0, **final,
-    }  # fmt: skip
-    send = {"send_no": 1, "tag": ids.order_tag(one.order_id, 1), "state": "SENT", "claimed_at": T0, "answered_at": T0}
-    fill = {"broker_order_id": "B1", "trade_id": "T1", "quantity": 10, "price": PRICE, "realized_pnl": Decimal(0)}
-    instance = f"momentum@{one.broker.value}"
-    journal = Journal(
-        orders={one.order_id: order},
-        decisions={one.signal_id: {"accepted": True, "denials": "[]", "instance": instance, "decided_at": T0}},
-        sends={one.order_id: [send]},
-        fills={one.order_id: [fill]},
-        events={
-            one.order_id: [
-                {"order_seq": data.order_seq, "topic": topic, "published_at": T0, "created_at": made.ts}
-                for topic, made, data in rows
-            ]
-        },
-        books_seen={one.order_id: []},
-        positions=[
-            {
-                "instance": instance,
-                "instrument_token": 408065,
-                "product": "MIS",
-                "quantity": 10,
-                "average_price": PRICE,
-                "realized_pnl": Decimal(0),
-                "charges": charges,
-            }
-        ],
-    )
-    book = [
-        BookOrder("B1", send["tag"], "COMPLETE", "BUY", 10, 10, 408065, "MIS", [BookTrade("T1", 10, PRICE, T0)])  # type: ignore[arg-type]
-    ]
-    workflows = {order_workflow_id(one.broker, one.order_id): "COMPLETED"}
-    return Facts(one.broker, book, journal, {one.order_id: rows}, workflows)
-
-
-def verdict_on(facts: Facts, one: Planned) -> Verdict:
-    return judge([one], {one.signal_id: T0}, {one.broker: facts})
+from tests.chaos.referee import judge
+from tests.unit.chaos_case import (
+    PRICE,
+    T0,
+    after,
+    breaches_of,
+    fault,
+    filled,
+    intent,
+    row_of,
+    verdict_on,
+)
 
 
 def test_an_order_in_step_with_the_brokers_book_passes() -> None:
@@ -195,6 +112,83 @@ def unpublished(facts: Facts, one: Planned) -> None:
     facts.journal.events[one.order_id][2]["published_at"] = None
 
 
+def set_row(**values: Any) -> Callable[[Facts, Planned], None]:
+    def wrong(facts: Facts, one: Planned) -> None:
+        facts.book[0] = replace(facts.book[0], **values)
+
+    return wrong
+
+
+def filled_short(facts: Facts, one: Planned) -> None:
+    """Nine of ten filled, and all agree that it is FILLED."""
+    facts.book[0] = replace(facts.book[0], filled_quantity=9, trades=[BookTrade("T1", 9, PRICE, T0)])
+
+
+def untagged(facts: Facts, one: Planned) -> None:
+    facts.book.append(row_of(one, "100", tag=None))
+
+
+def untagged_of_the_app(facts: Facts, one: Planned) -> None:
+    facts.book.append(row_of(one, "100", tag=None, source="app"))
+    facts.faults = [fault("foreign_order", detail="order 101: BUY 3 NSE:INFY MIS")]
+
+
+def set_round(value: Any) -> Callable[[Facts, Planned], None]:
+    def wrong(facts: Facts, one: Planned) -> None:
+        facts.round = value
+
+    return wrong
+
+
+def drift(units: int | None) -> Callable[[Facts, Planned], None]:
+    line = {"exchange": "NSE", "tradingsymbol": "INFY", "product": "MIS", "drift": units}
+    return set_round({"judged": True, "lines": [line]})
+
+
+def set_in_redis(**values: Any) -> Callable[[Facts, Planned], None]:
+    def wrong(facts: Facts, one: Planned) -> None:
+        assert facts.model is not None
+        for key, view in facts.model.positions.items():
+            facts.model.positions[key] = view.model_copy(update=values)
+
+    return wrong
+
+
+def set_total(**values: Any) -> Callable[[Facts, Planned], None]:
+    def wrong(facts: Facts, one: Planned) -> None:
+        assert facts.model is not None
+        facts.model.pnl["*"] = facts.model.pnl["*"].model_copy(update=values)
+
+    return wrong
+
+
+def redis_empty(facts: Facts, one: Planned) -> None:
+    facts.model = None
+
+
+def redis_behind(facts: Facts, one: Planned) -> None:
+    facts.model_behind = "the read model lacks the log up to 3"
+
+
+def set_snapshot(**values: Any) -> Callable[[Facts, Planned], None]:
+    def wrong(facts: Facts, one: Planned) -> None:
+        facts.snapshots = {name: row.model_copy(update=values) for name, row in facts.snapshots.items()}
+
+    return wrong
+
+
+def no_snapshot(facts: Facts, one: Planned) -> None:
+    facts.snapshots.clear()
+
+
+def view_behind(facts: Facts, one: Planned) -> None:
+    facts.journal.views[one.order_id] = {"status": "ACKED", "order_seq": 2}
+
+
+def no_view(facts: Facts, one: Planned) -> None:
+    facts.journal.views.clear()
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
@@ -218,6 +212,31 @@ def unpublished(facts: Facts, one: Planned) -> None:
         (workflow("RUNNING"), "still runs"),
         (workflow("FAILED"), "ended FAILED"),
         (unpublished, "never published"),
+        (set_row(placed=9), "with quantity 9"),
+        (set_row(order_type="LIMIT", limit=PRICE), "with type LIMIT"),
+        (set_row(limit=PRICE), "with price 1500.10"),
+        (set_row(product="CNC"), "with product CNC"),
+        (set_row(validity="IOC"), "with validity IOC"),
+        (set_row(side="SELL"), "with side SELL"),
+        (set_row(instrument_token=1), "with instrument 1"),
+        (set_row(source="app"), "with source app"),
+        (filled_short, "FILLED with 9 of 10"),
+        (untagged, "has no tag"),
+        (untagged_of_the_app, "no fault made it"),
+        (set_round(None), "no round of reconciliation"),
+        (set_round({"judged": False, "why_not": "the book is away", "lines": []}), "not judged: the book is away"),
+        (drift(None), "could not judge NSE:INFY:MIS"),
+        (drift(3), "drift in NSE:INFY:MIS: 3, 0 were carried in"),
+        (set_in_redis(quantity=9), "in Redis: 9, the broker's trades add up to 10"),
+        (set_in_redis(charges=Decimal(0)), "in Redis: charges"),
+        (set_in_redis(realized_pnl=Decimal(1)), "in Redis: realized_pnl"),
+        (redis_empty, "Redis holds no portfolio"),
+        (redis_behind, "the read model lacks"),
+        (set_total(charges=Decimal(0)), "PnL of * in Redis: charges"),
+        (set_snapshot(quantity=9), "the last snapshot of"),
+        (no_snapshot, "no snapshot of"),
+        (view_behind, "people are shown"),
+        (no_view, "people are shown no order"),
     ],
 )
 def test_a_single_wrong_is_told(wrong: Callable[[Facts, Planned], None], told: str) -> None:
@@ -236,62 +255,6 @@ def test_an_order_of_the_other_broker_is_told() -> None:
     assert any("other broker" in breach.what for breach in verdict.breaches)
 
 
-def unsent(one: Planned, status: str, reason: str | None, healthy: int, *, doubt: bool) -> Facts:
-    """An intent without an order at the broker."""
-    facts = filled(one)
-    facts.book.clear()
-    facts.journal.positions.clear()
-    facts.journal.fills[one.order_id] = []
-    nothing = {"filled_quantity": 0, "average_price": None, "realized_pnl": Decimal(0), "charges": Decimal(0)}
-    facts.journal.orders[one.order_id] |= {
-        "status": status,
-        "reason": reason,
-        **nothing,
-        "order_seq": 2 if doubt else 1,
-    }
-    rows = [event(one, 1, EventType.ORDER_UNKNOWN, OrderStatus.UNKNOWN)] if doubt else []
-    rows.append(event(one, len(rows) + 1, EventType.ORDER_EXPIRED, OrderStatus(status), **nothing))
-    facts.log[one.order_id] = rows
-    facts.journal.events[one.order_id] = [
-        {"order_seq": data.order_seq, "topic": topic, "published_at": T0, "created_at": made.ts}
-        for topic, made, data in rows
-    ]
-    facts.journal.books_seen[one.order_id] = [{"healthy": True}] * healthy
-    return facts
-
-
-@pytest.mark.parametrize(
-    ("reason", "healthy", "doubt", "told"),
-    [
-        ("never reached the broker: 3 healthy books", 3, True, None),
-        ("never reached the broker: 2 healthy books", 2, True, "2 healthy books as evidence"),
-        ("too old to act on: 7 s", 0, False, None),
-        (None, 0, False, "without a reason"),
-    ],
-)
-def test_no_order_at_the_broker_needs_a_proven_reason(
-    reason: str | None, healthy: int, doubt: bool, told: str | None
-) -> None:
-    one = intent()
-    verdict = verdict_on(unsent(one, "EXPIRED", reason, healthy, doubt=doubt), one)
-    assert [told in breach.what for breach in verdict.breaches if told] == ([True] if told else [])
-    assert told or verdict.breaches == []
-    assert sum(verdict.unsent.values()) == 1
-
-
-def test_seconds_to_evidence_are_those_from_unknown_to_the_next_step() -> None:
-    one = intent()
-    assert verdict_on(unsent(one, "EXPIRED", "never", 3, doubt=True), one).unknown_s == [1.0]
-
-
-def test_what_the_plan_wrote_down_does_not_count_as_unsent_beyond_it() -> None:
-    short = replace(intent(), age_limit_s=5.0)
-    assert verdict_on(unsent(short, "EXPIRED", "too old to act on", 0, doubt=False), short).beyond_plan == 0
-    long = intent()
-    verdict = verdict_on(unsent(long, "EXPIRED", "too old to act on", 0, doubt=False), long)
-    assert (verdict.beyond_plan, verdict.too_many_unsent) == (1, True)
-
-
 def test_a_fold_crosses_zero_at_the_price_of_the_deal() -> None:
     deals = [
         Deal(T0, "1", "A", 1, 10, Decimal(100)),
@@ -300,6 +263,41 @@ def test_a_fold_crosses_zero_at_the_price_of_the_deal() -> None:
     ]
     held = money.fold(deals)
     assert (held.quantity, held.average, held.realized) == (-3, Fraction(103), Fraction(34))
+
+
+def test_untagged_orders_and_carried_positions_that_the_sandbox_was_told_of_are_no_breach() -> None:
+    one = intent()
+    facts = filled(one)
+    facts.book.append(row_of(one, "100", tag=None, source="app"))
+    facts.book.append(row_of(one, "101", tag=None, source="rms"))
+    facts.faults = [
+        fault("foreign_order", detail="order 100: BUY 3 NSE:INFY MIS"),
+        fault("rms_square_off", detail="order 99: SELL 1 NSE:TCS MIS; order 101: SELL 3 NSE:INFY MIS"),
+        fault("foreign_position", symbol="NSE:INFY", detail="7 carried at 1500.1"),
+    ]
+    line = {"exchange": "NSE", "tradingsymbol": "INFY", "product": "MIS", "drift": 7}
+    facts.round = {"judged": True, "lines": [line]}
+    assert breaches_of(facts, one) == []
+
+
+def test_the_newest_run_of_a_workflow_is_the_one_that_counts() -> None:
+    runs = [("a", after(5), "RUNNING"), ("a", T0, "COMPLETED"), ("b", None, "FAILED"), ("b", T0, "COMPLETED")]
+    assert newest(runs) == {"a": "RUNNING", "b": "COMPLETED"}
+
+
+def test_a_blow_at_nobody_is_no_blow() -> None:
+    """A process that is gone, one that is dead and not yet buried, and one that runs."""
+    assert asyncio.run(_dealt(Action.KILL, [])) is False
+    child = psutil.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    victim = psutil.Process(child.pid)
+    assert asyncio.run(_dealt(Action.FREEZE_SHORT, [victim])) is True
+    assert asyncio.run(_dealt(Action.KILL, [victim])) is True
+    deadline = time.monotonic() + 10
+    while victim.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert asyncio.run(_dealt(Action.KILL, [victim])) is False
+    child.wait()
+    assert asyncio.run(_dealt(Action.FREEZE_SHORT, [victim])) is False
 
 
 def test_a_plan_is_decided_by_its_seed_and_leaves_only_what_it_entered() -> None:
