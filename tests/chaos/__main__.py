@@ -12,17 +12,22 @@ import signal
 import sys
 import time
 
+from core.clock import utc_now
 from core.errors import StopTheStart
-from tests.chaos import home
+from tests.chaos import home, plan
 from tests.chaos.run import Options, Run
 
 ORDERS = 1000
+
+START_AND_SETTLE_S = 900.0
+"""The stack's start, the bounds of settling, the verdict."""
 
 
 def main(arguments: list[str]) -> int:
     options = _options(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: whatever was started is stopped
     try:
+        home.refuse_the_days_end(utc_now(), plan.lasts_s(options.orders, options.pace) + START_AND_SETTLE_S)
         system = home.make()
     except StopTheStart as error:
         sys.stderr.write(f"chaos: {error}\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy import delete, insert
@@ -15,6 +16,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from cli.provision import provision
 from cli.setup import ensure_env
+from core.clock import DAY_ROLL_HOUR, trading_day
 from core.config import Settings
 from core.errors import StopTheStart
 from core.services import services
@@ -71,6 +73,16 @@ def refuse_other_targets() -> None:
     target = os.environ.get("KITE_TARGET", KiteTarget.LOCAL.value)
     if target != KiteTarget.LOCAL:
         raise StopTheStart(f"make chaos runs on KITE_TARGET=local alone, not on {target}: unset KITE_TARGET")
+
+
+def refuse_the_days_end(now: datetime, lasts_s: float) -> None:
+    """Raises StopTheStart where the trading day would end in the middle of the run: the book is emptied then, and orders whose end
+    nobody saw wait for a person, by design."""
+    if trading_day(now) != trading_day(now + timedelta(seconds=lasts_s)):
+        raise StopTheStart(
+            f"the trading day ends at {DAY_ROLL_HOUR:02d}:00 IST, within the {lasts_s / 60:.0f} minutes this run may take: "
+            "start it after that, or with fewer orders"
+        )
 
 
 def folder() -> Path:

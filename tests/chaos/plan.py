@@ -106,6 +106,11 @@ def make(orders: int, seed: int, rate: float, began: datetime) -> Plan:
     return Plan(seed, orders, rate, began, tuple(sorted(rows, key=lambda one: (one.due_s, one.broker, one.number))))
 
 
+def lasts_s(orders: int, rate: float) -> float:
+    """Seconds in which every listed intent is due, should none of them end unsent."""
+    return (orders * SPARE + 10 * len(Broker)) / rate
+
+
 class _Trader:
     """Enters an instrument, leaves it a while later, goes on to the next: positions stay bounded."""
 

@@ -29,7 +29,7 @@ from tests.chaos.books import BookTrade
 from tests.chaos.facts import Facts, newest
 from tests.chaos.faults import LEFT_OUT
 from tests.chaos.faults import plan as fault_plan
-from tests.chaos.home import refuse_other_targets
+from tests.chaos.home import refuse_other_targets, refuse_the_days_end
 from tests.chaos.money import Deal
 from tests.chaos.plan import Planned
 from tests.chaos.plan import make as make_plan
@@ -327,6 +327,14 @@ def test_every_part_is_killed_once_and_frozen_once_a_round() -> None:
     for part in parts:
         actions = [blow.action for blow in blows if blow.part == part]
         assert sorted(action.seconds > 0 for action in actions) == [False, True]
+
+
+def test_a_run_over_the_days_end_is_refused() -> None:
+    """06:00 IST is 00:30 UTC."""
+    evening = T0.replace(hour=23, minute=30)
+    refuse_the_days_end(evening, 3599)
+    with pytest.raises(StopTheStart, match="06:00 IST"):
+        refuse_the_days_end(evening, 3601)
 
 
 @pytest.mark.parametrize("target", ["production", "zerodha-sandbox"])
