@@ -22,7 +22,7 @@ from core.brokers.reader import BookReader
 from core.clock import trading_day, utc_now
 from core.errors import NotPlaced, OutcomeUnknown
 from core.order_work import LookInput, OrderView, PlaceInput
-from core.storage.claims import Claim, ClaimResult, LeaseProof, claim_send
+from core.storage.claims import Claim, ClaimResult, LeaseProof, claim_send, decided_elsewhere
 from core.storage.evidence import books_seen, record_book
 from core.storage.journal import Journal, JournalOrder, exit_is_short, seconds_since
 from core.trading.absence import Verdict, judge
@@ -105,6 +105,7 @@ class BrokerCalls:
         async with beating():
             found = await self.journal.load(look.order_id)
             self._bind(found)
+            self._needs_our_account(found)
             self._needs_session()
             send = found.send
             if found.order["broker_order_id"] is not None:
@@ -123,6 +124,12 @@ class BrokerCalls:
                 look.order_id, look.send_no, row.broker_order_id, "found in the book by its tag"
             )
             return await self._fold(look, row)
+
+    def _needs_our_account(self, found: JournalOrder) -> None:
+        """What the book of another account or target does not list says nothing."""
+        elsewhere = decided_elsewhere(found.order, self.proof)
+        if elsewhere is not None:
+            raise _again("WRONG_ACCOUNT", f"put KITE_TARGET and KITE_USER_ID back: {elsewhere}", 30.0)
 
     def _needs_session(self) -> None:
         why = self.waits_for()
@@ -168,7 +175,14 @@ class BrokerCalls:
         if claim.result is ClaimResult.CLAIMED:
             return await self._send(found, place, claim, deadline)
         self.pacer.give_back()
-        return await self._not_claimed(place, claim)
+        return await self._not_claimed(found, place, claim)
+
+    async def _of_another_account(self, found: JournalOrder, told: str) -> JournalOrder:
+        """An entry ends here, unsent; an exit waits for a person, who puts the settings back: what it should close is there."""
+        log.error("an order of another account or target", reason=told)
+        if found.intent is Intent.EXIT:
+            raise _InDoubt(f"waits: {told}")
+        return await self.journal.end_unsent(found.order["order_id"], OrderStatus.REJECTED, f"WRONG_ACCOUNT: {told}")
 
     async def _claimed_before(self, place: PlaceInput) -> JournalOrder:
         """Whoever claimed it may have sent it: only the book can tell."""
@@ -176,7 +190,7 @@ class BrokerCalls:
             place.order_id, place.send_no, "a worker claimed the send and did not report what came of it"
         )
 
-    async def _not_claimed(self, place: PlaceInput, claim: Claim) -> JournalOrder:
+    async def _not_claimed(self, found: JournalOrder, place: PlaceInput, claim: Claim) -> JournalOrder:
         if claim.result is ClaimResult.NOT_OURS:
             raise _again("LeaseLost", "another process holds the broker's lease now", 1.0)
         if claim.result is ClaimResult.ALREADY:
@@ -185,6 +199,8 @@ class BrokerCalls:
             raise _again("EntryBeingSent", claim.told, 0.2)
         if claim.result is ClaimResult.IN_DOUBT:
             raise _InDoubt(claim.told)
+        if claim.result is ClaimResult.ELSEWHERE:
+            return await self._of_another_account(found, claim.told)
         status, reason = _UNPLACEABLE[claim.result]
         return await self.journal.end_unsent(place.order_id, status, reason)
 
@@ -242,6 +258,7 @@ class BrokerCalls:
         """The book has no row of an order that the broker gave an id: told at once, a person's to decide once its day is over."""
         found = await self.journal.load(look.order_id)
         self._bind(found)
+        self._needs_our_account(found)
         day, today = found.send["trading_day"], trading_day(utc_now())
         log.warning("the book does not list our order", broker_order_id=look.broker_order_id, sent_on=str(day))
         if found.status.is_end or found.send["broker_order_id"] != look.broker_order_id:

@@ -26,7 +26,7 @@ from core.brokers.zerodha import ZerodhaTrader
 from core.config import Settings
 from core.errors import BrokerError, Transient
 from core.ids import new_id
-from core.routing import account, broker_lease, broker_queue, urgent_queue
+from core.routing import account, broker_lease, broker_queue, target, urgent_queue
 from core.service import ServiceContext
 from core.storage.claims import LeaseProof, sends_since, sends_today
 from core.storage.command_journal import CommandJournal
@@ -65,7 +65,8 @@ async def main(ctx: ServiceContext) -> None:
     lease = Lease(engine, LeaseRow, broker_lease(ctx.broker), str(new_id()))
 
     async def work(epoch: int) -> None:
-        await _serve(ctx, client, journal, LeaseProof(lease.name, lease.holder, epoch))
+        owner, where = account(ctx.settings, journal.broker), target(ctx.settings, journal.broker)
+        await _serve(ctx, client, journal, LeaseProof(lease.name, lease.holder, epoch, owner, where))
 
     def standby(reason: str) -> None:
         ctx.health.waiting("lease", reason)
@@ -81,8 +82,9 @@ async def _serve(ctx: ServiceContext, client: Client, journal: Journal, proof: L
     trader = make_trader(ctx.settings, journal.broker)
     await trader.start()
     pacer = Pacer(trader.profile)
-    owner = account(ctx.settings, journal.broker)
-    pacer.preload(ages_s=await sends_since(journal, owner, 60.0), today=await sends_today(journal, owner))
+    pacer.preload(
+        ages_s=await sends_since(journal, proof.account, 60.0), today=await sends_today(journal, proof.account)
+    )
     calendar = calendar_for(simulated=ctx.settings.simulated)
     reader = BookReader(trader)
     calls = BrokerCalls(journal, trader, reader, pacer, proof, calendar, trader.waits_for)

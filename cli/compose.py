@@ -100,14 +100,14 @@ def start_parts(settings: Settings) -> None:
 
 
 async def _check(settings: Settings) -> None:
-    """What only a running stack can tell: no broker off with open business, running orders go on under this code.
+    """What only a running stack can tell: no open business left alone, running orders go on under this code.
 
     Raises:
         StopTheStart: with what is in the way.
     """
     from cli import replay
 
-    await checks.inactive_brokers(settings)
+    await checks.nothing_left_alone(settings)
     await replay.running_histories(settings)
 
 

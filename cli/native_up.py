@@ -64,14 +64,14 @@ def up(settings: Settings) -> bool:
 
 
 def _check(settings: Settings) -> None:
-    """What only the running stack can tell: no broker off with open business, running orders go on under this code.
+    """What only the running stack can tell: no open business left alone, running orders go on under this code.
 
     Raises:
         StopTheStart: with what is in the way.
     """
 
     async def both() -> int:
-        await checks.inactive_brokers(settings)
+        await checks.nothing_left_alone(settings)
         return await replay.running_histories(settings)
 
     with step("Checking what is under way") as shown:

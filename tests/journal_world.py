@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -21,6 +21,7 @@ from core.trading.orders import SeenFill, SeenOrder, end_of
 from core.trading.types import Broker, Intent, SendState, Side
 
 ACCOUNT = "TEST01"
+TARGET = "test"
 
 
 @dataclass
@@ -38,7 +39,8 @@ class JournalWorld:
         lease = Lease(engine, LeaseRow, name, "me")
         epoch = await lease.acquire()
         assert epoch is not None
-        return cls(Journal(engine, broker), engine, f"t{ids.new_id()}@{broker}", LeaseProof(name, "me", epoch))
+        proof = LeaseProof(name, "me", epoch, ACCOUNT, TARGET)
+        return cls(Journal(engine, broker), engine, f"t{ids.new_id()}@{broker}", proof)
 
     async def order(
         self, side: Side = Side.BUY, quantity: int = 10, intent: Intent = Intent.ENTRY, **changes: Any
@@ -55,7 +57,7 @@ class JournalWorld:
             "source": "strategy",
             "requested_by": "strategy:test",
             "account": ACCOUNT,
-            "target": "test",
+            "target": TARGET,
             "instrument": "NSE:INFY",
             "instrument_token": 408065,
             "instrument_type": "EQ",
@@ -96,7 +98,14 @@ class JournalWorld:
         return order_id
 
     async def claim(self, order_id: UUID, send_no: int = 1, proof: LeaseProof | None = None) -> Claim:
-        return await claim_send(self.journal, order_id, send_no, proof or self.proof, 8.0)
+        """As the worker of the order's own account, unless under another `proof`."""
+        if proof is None:
+            proof = self.logged_in((await self.journal.load(order_id)).order["account"])
+        return await claim_send(self.journal, order_id, send_no, proof, 8.0)
+
+    def logged_in(self, account: str, target: str = TARGET) -> LeaseProof:
+        """Our lease, held by a process that is logged in to this account."""
+        return replace(self.proof, account=account, target=target)
 
     async def sent(self, order_id: UUID) -> str:
         """Claimed, sent and accepted; returns the broker order id."""

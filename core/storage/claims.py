@@ -6,6 +6,7 @@ will take are read in the claiming transaction, under locks that order competing
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -65,6 +66,8 @@ class ClaimResult(StrEnum):
     """An exit that cannot know what is left: another order of its position is UNKNOWN, UNRESOLVED or being sent."""
     NOT_OURS = "NOT_OURS"
     """The lease is another's now."""
+    ELSEWHERE = "ELSEWHERE"
+    """Decided for another account or target than the one this process is logged in to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +81,14 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class LeaseProof:
-    """The lease under which we send: name, holder and the epoch we were given."""
+    """What a process sends under: the lease's name, its holder and the epoch it was given; and the account and target it is
+    logged in to, for which alone it may send."""
 
     name: str
     holder: str
     epoch: int
+    account: str
+    target: str
 
 
 async def claim_send(journal: Journal, order_id: UUID, send_no: int, proof: LeaseProof, deadline_s: float) -> Claim:
@@ -93,6 +99,9 @@ async def claim_send(journal: Journal, order_id: UUID, send_no: int, proof: Leas
     """
     async with transient("claiming a send"), journal.engine.begin() as connection:
         order = dict((await connection.execute(LOCKED_ORDER, {"order_id": order_id})).mappings().one())
+        elsewhere = decided_elsewhere(order, proof)
+        if elsewhere is not None:
+            return Claim(ClaimResult.ELSEWHERE, told=elsewhere)
         quantity = order["quantity"] - order["filled_quantity"]
         if order["intent"] == Intent.EXIT:
             left, doubt = await _left_to_exit(connection, order)
@@ -126,6 +135,16 @@ async def claim_send(journal: Journal, order_id: UUID, send_no: int, proof: Leas
                 "claim refused: the lease is another's now", lease=proof.name, epoch=proof.epoch, send_no=send_no
             )
         return Claim(why)
+
+
+def decided_elsewhere(order: Mapping[str, Any], proof: LeaseProof) -> str | None:
+    """Why this process has nothing to do with the order: it was decided for another account or target. Neither ever changes."""
+    if (order["account"], order["target"]) == (proof.account, proof.target):
+        return None
+    return (
+        f"decided for account {order['account']} on {order['target']}; "
+        f"this process is logged in to {proof.account} on {proof.target}"
+    )
 
 
 def _claim() -> Update:

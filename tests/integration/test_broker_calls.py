@@ -130,7 +130,36 @@ async def test_an_exit_of_nothing_ends_without_asking_a_person_to_close_by_hand(
     assert (ended.status, ended.short, at.pacer.day_sent) == (OrderStatus.CANCELLED, False, 0)
 
 
+async def test_an_entry_of_another_account_ends_unsent_and_its_exit_waits_for_a_person(world: JournalWorld) -> None:
+    trader = ToldTrader(per_day=5)
+    at = calls(world, trader)
+    await world.hold(Side.BUY, 10)
+    ended = await place(at, await world.order(target="production"))
+    assert ended.status is OrderStatus.REJECTED
+    assert (ended.reason or "").startswith("WRONG_ACCOUNT: decided for account TEST01 on production")
+    waits = await place(at, await world.order(Side.SELL, 10, Intent.EXIT, account="OTHER1"))
+    assert (waits.status, waits.short) == (OrderStatus.PENDING, False)
+    assert "account OTHER1" in (waits.waits or "")
+    assert (trader.placed, at.pacer.day_sent) == (0, 0)
+
+
 # looking ----------------------------------------------------------------------------------------------------------
+
+
+async def test_another_targets_book_is_no_evidence_against_an_order(world: JournalWorld) -> None:
+    """The same user on another target: the account alone does not tell the books apart."""
+    lost, gone = await world.order(target="production"), await world.order(target="production")
+    for order_id in (lost, gone):
+        await world.claim(order_id, proof=world.logged_in(ACCOUNT, "production"))
+    await world.journal.unknown(lost, 1, "read timeout")
+    await world.journal.submitted(gone, 1, f"B{gone}", "accepted")
+    await sent_on(world, gone, trading_day(utc_now()) - timedelta(days=1))
+    at = calls(world, ToldTrader())
+    for call, asked in ((at.look_up_by_tag, look(lost, None)), (at.look_at_book, look(gone, f"B{gone}"))):
+        with pytest.raises(ApplicationError, match="KITE_TARGET") as again:
+            await ActivityEnvironment().run(call, asked)
+        assert again.value.type == "WRONG_ACCOUNT"
+    assert (await world.journal.load(gone)).status is OrderStatus.SUBMITTED
 
 
 async def test_an_order_whose_day_ended_and_whose_row_is_gone_is_a_persons_to_decide(world: JournalWorld) -> None:
@@ -173,7 +202,9 @@ async def test_an_order_placed_while_a_book_is_on_its_way_does_not_make_it_sick(
             await world.sent(await world.order(account=account))
             return Book(account, trading_day(now), now, now, ())
 
-    found: OrderView = await ActivityEnvironment().run(calls(world, Busy()).look_up_by_tag, look(lost, None))
+    at = calls(world, Busy())
+    at.proof = world.logged_in(account)
+    found: OrderView = await ActivityEnvironment().run(at.look_up_by_tag, look(lost, None))
     assert "does not count" not in (found.evidence or "")
 
 

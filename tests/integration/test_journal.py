@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -16,14 +17,14 @@ from core.config import Settings
 from core.errors import Transient
 from core.events.envelope import decode
 from core.events.payloads import OrderEvent
-from core.storage.claims import ClaimResult, LeaseProof, sends_since, sends_today
+from core.storage.claims import ClaimResult, sends_since, sends_today
 from core.storage.db import broker_engine
 from core.storage.journal import ORDERS, exit_is_short
 from core.storage.leases import Lease
 from core.storage.models import LeaseRow
 from core.storage.outbox import Outbox
 from core.trading.types import Broker, Intent, OrderStatus, SendState, Side
-from tests.journal_world import JournalWorld, before, trade
+from tests.journal_world import ACCOUNT, JournalWorld, before, trade
 
 pytestmark = pytest.mark.stack
 
@@ -54,8 +55,24 @@ async def test_a_holder_thawed_after_its_lease_moved_on_may_not_send(world: Jour
     assert epoch == old.epoch + 1
     order_id = await world.order()
     assert (await world.claim(order_id, proof=old)).result is ClaimResult.NOT_OURS
-    fresh = LeaseProof(old.name, "another", epoch)
+    fresh = replace(old, holder="another", epoch=epoch)
     assert (await world.claim(order_id, proof=fresh)).result is ClaimResult.CLAIMED
+
+
+@pytest.mark.parametrize("there", [("OTHER1", "test"), (ACCOUNT, "production")])
+@pytest.mark.parametrize("intent", list(Intent))
+async def test_an_order_of_another_account_or_target_is_never_claimed(
+    world: JournalWorld, there: tuple[str, str], intent: Intent
+) -> None:
+    """Decided on `local`, it must not leave in production."""
+    await world.hold(Side.BUY, 10)
+    account, target = there
+    order_id = await world.order(Side.SELL, 10, intent, account=account, target=target)
+    refused = await world.claim(order_id, proof=world.proof)
+    assert refused.result is ClaimResult.ELSEWHERE
+    assert f"decided for account {account} on {target}" in refused.told
+    assert (await world.journal.load(order_id)).send["state"] == SendState.INTENT
+    assert (await world.claim(order_id, proof=world.logged_in(account, target))).result is ClaimResult.CLAIMED
 
 
 async def test_the_kill_switch_binds_entries_and_lets_exits_go(world: JournalWorld) -> None:

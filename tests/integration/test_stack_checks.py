@@ -1,4 +1,4 @@
-"""What must hold before a start: no broker is switched off while it has open business."""
+"""What must hold before a start: no open business left alone, of a broker switched off or of another account or target."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import asyncpg
 import pytest
 
 from cli import checks
-from core import routing
+from core import ids, routing
 from core.config import Settings
 from core.errors import StopTheStart
+from core.storage import roles
+from core.storage.db import broker_engine
+from core.storage.migrate import migrate
 from core.storage.roles import connect_admin
-from core.trading.types import Broker
+from core.trading.types import Broker, KiteTarget, OrderStatus, Side
+from tests.journal_world import JournalWorld, trade
 
 pytestmark = pytest.mark.stack
 
@@ -47,12 +51,67 @@ async def held(admin: asyncpg.Connection) -> AsyncIterator[None]:
 @pytest.mark.usefixtures("held")
 async def test_a_broker_with_a_position_cannot_be_switched_off(paper_only: Settings) -> None:
     with pytest.raises(StopTheStart) as caught:
-        await checks.inactive_brokers(paper_only)
+        await checks.nothing_left_alone(paper_only)
     text = str(caught.value)
     assert "1 BSE:AAA MIS" in text
     assert "ACTIVE_BROKERS" in text
 
 
-@pytest.mark.usefixtures("held")
-async def test_a_broker_that_stays_on_may_hold_what_it_likes(settings: Settings) -> None:
-    await checks.inactive_brokers(settings)
+@pytest.fixture
+async def apart(admin: asyncpg.Connection, settings: Settings) -> AsyncIterator[Settings]:
+    """A database of its own with a schema and nothing else: other tests leave open orders behind."""
+    own = settings.model_copy(update={"postgres_database": f"apart_{ids.new_id().hex}"})
+    await roles.prepare(own)
+    await migrate(own)
+    await roles.grant(own)
+    yield own
+    await admin.execute(f'DROP DATABASE "{own.postgres_database}" WITH (FORCE)')
+
+
+@pytest.fixture
+async def world(apart: Settings) -> AsyncIterator[JournalWorld]:
+    engine = broker_engine(apart, OFF)
+    yield await JournalWorld.make(engine, OFF)
+    await engine.dispose()
+
+
+def as_user(settings: Settings, user: str, target: str) -> Settings:
+    return settings.model_copy(update={"kite_user_id": user, "kite_target": KiteTarget(target)})
+
+
+async def test_an_open_order_of_another_account_or_target_stops_the_start(world: JournalWorld, apart: Settings) -> None:
+    order_id = await world.order(account="AB0001", target="local")
+    await checks.nothing_left_alone(as_user(apart, "AB0001", "local"))
+    for user, target in (("AB0001", "production"), ("ZZ9999", "local")):
+        with pytest.raises(StopTheStart, match="1 open orders") as caught:
+            await checks.nothing_left_alone(as_user(apart, user, target))
+        text = str(caught.value)
+        assert f"account {user} on {target}" in text
+        assert "Put KITE_TARGET=local and KITE_USER_ID=AB0001 back" in text
+    await world.journal.end_unsent(order_id, OrderStatus.CANCELLED, "a test")
+    await checks.nothing_left_alone(as_user(apart, "AB0001", "production"))
+
+
+async def test_a_position_of_another_target_stops_the_start_until_it_is_flat(
+    world: JournalWorld, apart: Settings
+) -> None:
+    """What is held now counts, not what the same instance once held on another target."""
+    await _trade(world, Side.BUY, "local")
+    with pytest.raises(StopTheStart, match=r"account AB0001 on local still has 1 positions \(10 NSE:INFY MIS\)"):
+        await checks.nothing_left_alone(as_user(apart, "AB0001", "production"))
+    await _trade(world, Side.SELL, "local")
+    await checks.nothing_left_alone(as_user(apart, "AB0001", "production"))
+    await _trade(world, Side.BUY, "production")
+    await checks.nothing_left_alone(as_user(apart, "AB0001", "production"))
+    with pytest.raises(StopTheStart, match="on production still has"):
+        await checks.nothing_left_alone(as_user(apart, "AB0001", "local"))
+
+
+async def _trade(world: JournalWorld, side: Side, target: str) -> None:
+    order_id = await world.order(side, account="AB0001", target=target)
+    await world.sent(order_id)
+    await world.fill(order_id, trade(10))
+
+
+async def test_a_database_that_is_not_there_yet_stops_nothing(settings: Settings) -> None:
+    await checks.nothing_left_alone(settings.model_copy(update={"postgres_database": "not_there_yet"}))

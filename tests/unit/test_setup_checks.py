@@ -28,9 +28,15 @@ def make_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return make
 
 
-def _session(hours: float) -> Session:
+def _session(settings: Settings, hours: float, user: str | None = None) -> Session:
     now = utc_now()
-    return Session("AB1234", "key1", "token-that-nobody-sees", now, now + timedelta(hours=hours))
+    return Session(
+        user or settings.kite_user_id,
+        settings.kite_api_key,
+        "token-that-nobody-sees",
+        now,
+        now + timedelta(hours=hours),
+    )
 
 
 def test_local_logs_itself_in_and_needs_no_session(make_settings: Any) -> None:
@@ -41,7 +47,7 @@ def test_local_logs_itself_in_and_needs_no_session(make_settings: Any) -> None:
 def test_without_a_valid_session_the_start_stops_and_names_the_command(make_settings: Any, hours: float | None) -> None:
     settings = make_settings(kite_target="production")
     if hours is not None:
-        write_session(settings, _session(hours))
+        write_session(settings, _session(settings, hours))
     with pytest.raises(SessionMissing, match="alpha-panda login") as caught:
         checks.session(settings)
     assert "Nothing was started" in str(caught.value)
@@ -50,8 +56,16 @@ def test_without_a_valid_session_the_start_stops_and_names_the_command(make_sett
 
 def test_a_valid_session_lets_the_start_go_on(make_settings: Any) -> None:
     settings = make_settings(kite_target="production")
-    write_session(settings, _session(5))
+    write_session(settings, _session(settings, 5))
     checks.session(settings)
+
+
+def test_another_users_session_stops_the_start(make_settings: Any) -> None:
+    """KITE_USER_ID was changed after the login: orders would be booked as one user's and sent as the other's."""
+    settings = make_settings(kite_target="production")
+    write_session(settings, _session(settings, 5, "ZZ9999"))
+    with pytest.raises(SessionMissing, match=f"of user ZZ9999.*KITE_USER_ID is {settings.kite_user_id}"):
+        checks.session(settings)
 
 
 @pytest.mark.parametrize(
