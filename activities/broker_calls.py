@@ -16,7 +16,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities.heartbeats import beating
 from core import failpoints, logging, metrics, order_work
-from core.brokers.pacer import Pacer
+from core.brokers.pacer import Pacer, Turn
 from core.brokers.port import Book, BookRow, PlaceRequest, Trader
 from core.brokers.reader import BookReader
 from core.clock import trading_day, utc_now
@@ -40,6 +40,18 @@ _UNPLACEABLE = {
         "nothing left to exit: the position is flat or other exits will flatten it",
     ),
 }
+
+
+_NEVER_LEFT = frozenset({"NOT_SENT", "UNREACHABLE"})
+"""Refusals of our own side of the wire: not a byte reached the broker, so its limits did not count it."""
+
+
+@dataclass(slots=True)
+class _Leave:
+    """The pacer's leave to send, and whether a command may have left under it."""
+
+    turn: Turn
+    used: bool = False
 
 
 class _InDoubt(Exception):
@@ -73,20 +85,18 @@ class BrokerCalls:
             if ended is not None:
                 return self._report(ended)
             self._needs_session()
-            if not await self.pacer.acquire(urgent=found.intent is Intent.EXIT, timeout_s=place.durations.pacer_wait):
+            turn = await self.pacer.acquire(urgent=found.intent is Intent.EXIT, timeout_s=place.durations.pacer_wait)
+            if turn is None:
                 raise _again("PacerBusy", "no token of the broker's rate limit became free")
-            if _stopping():
-                raise _again("Stopping", "this worker stops before the claim; the next one sends")
-            if found.intent is Intent.ENTRY:  # again: it may have grown too old while it waited for its turn
-                ended = await self._ended_unsent(found)
-                if ended is not None:
-                    self.pacer.give_back()
-                    return self._report(ended)
+            leave = _Leave(turn)
             try:
-                return self._report(await self._claim_and_send(found, place))
+                return self._report(await self._in_turn(found, place, leave))
             except _InDoubt as doubt:
                 log.warning("an exit waits", reason=str(doubt))
                 return view(found, waits=str(doubt))
+            finally:
+                if not leave.used:
+                    self.pacer.give_back(turn)
 
     @activity.defn(name=order_work.LOOK_AT_BOOK)
     async def look_at_book(self, look: LookInput) -> OrderView:
@@ -164,7 +174,16 @@ class BrokerCalls:
             raise _again("SessionClosed", f"the session is closed; an exit waits for {opens.isoformat()}", wait)
         return None
 
-    async def _claim_and_send(self, found: JournalOrder, place: PlaceInput) -> JournalOrder:
+    async def _in_turn(self, found: JournalOrder, place: PlaceInput, leave: _Leave) -> JournalOrder:
+        if _stopping():
+            raise _again("Stopping", "this worker stops before the claim; the next one sends")
+        if found.intent is Intent.ENTRY:  # again: it may have grown too old while it waited for its turn
+            ended = await self._ended_unsent(found)
+            if ended is not None:
+                return ended
+        return await self._claim_and_send(found, place, leave)
+
+    async def _claim_and_send(self, found: JournalOrder, place: PlaceInput, leave: _Leave) -> JournalOrder:
         await failpoints.reached("place.before_claim")
         deadline = time.monotonic() + place.durations.send_deadline
         if found.intent is Intent.ENTRY:  # its age is judged once more, just before a byte leaves
@@ -173,8 +192,7 @@ class BrokerCalls:
         claim = await claim_send(self.journal, place.order_id, place.send_no, self.proof, place.durations.send_deadline)
         await failpoints.reached("place.after_claim")
         if claim.result is ClaimResult.CLAIMED:
-            return await self._send(found, place, claim, deadline)
-        self.pacer.give_back()
+            return await self._send(found, place, claim, deadline, leave)
         return await self._not_claimed(found, place, claim)
 
     async def _of_another_account(self, found: JournalOrder, told: str) -> JournalOrder:
@@ -204,13 +222,16 @@ class BrokerCalls:
         status, reason = _UNPLACEABLE[claim.result]
         return await self.journal.end_unsent(place.order_id, status, reason)
 
-    async def _send(self, found: JournalOrder, place: PlaceInput, claim: Claim, deadline: float) -> JournalOrder:
+    async def _send(
+        self, found: JournalOrder, place: PlaceInput, claim: Claim, deadline: float, leave: _Leave
+    ) -> JournalOrder:
         """The one place where an order leaves. The claim is committed; whatever happens now is journalled."""
         request = _request(found, claim.quantity, deadline)
         called = time.monotonic()
         metrics.order_step_seconds.labels(self.journal.broker.value, "tick_to_send").observe(
             seconds_since(found.order["origin_at"])
         )
+        leave.used = True
         try:
             broker_order_id = await self.trader.place(request)
             metrics.order_step_seconds.labels(self.journal.broker.value, "broker_answer").observe(
@@ -222,8 +243,10 @@ class BrokerCalls:
                 log.info("refused", code=refusal.code, reason=str(refusal))
                 return await self.journal.refused(place.order_id, place.send_no, answer)
             log.info("not placed, to be tried again", code=refusal.code, reason=str(refusal))
-            if refusal.code != "RATE_LIMITED":
-                self.pacer.give_back()  # it reached no order desk: trying again for hours must not use up the day
+            if refusal.code in _NEVER_LEFT:
+                leave.used = False
+            elif refusal.code != "RATE_LIMITED":  # trying again for hours must not use up the day
+                self.pacer.give_back(leave.turn, left=True)
             await self.journal.release(place.order_id, place.send_no, answer)
             raise _again(refusal.code, f"not placed: {answer}") from refusal
         except OutcomeUnknown as doubt:

@@ -89,9 +89,26 @@ class Budget:
         self._day_sent += 1
         return 0.0
 
-    def give_back(self) -> None:
-        """The last token's command never left: it does not count for the day. Its second and minute pass by themselves."""
-        self._day_sent = max(self._day_sent - 1, 0)
+    def give_back(self, at: float, day: date, *, left: bool) -> None:
+        """The command of the token taken `at` that moment does not count for the day; nor for its second and minute, unless it left.
+
+        Exactly that token: were a later one forgotten instead, its own second would seem over too early.
+        """
+        if day == self._day:
+            self._day_sent = max(self._day_sent - 1, 0)
+        if left:
+            return
+        for window in self._windows:
+            if at in window.sent:  # else its time is over
+                window.sent.remove(at)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Leave to send one command: when it was given, in seconds of the pacer's clock, and on which trading day."""
+
+    at: float
+    day: date
 
 
 class Pacer:
@@ -106,7 +123,7 @@ class Pacer:
         self._budget = Budget(profile)
         self._clock = clock
         self._today = today
-        self._waiting: dict[bool, deque[asyncio.Future[None]]] = {True: deque(), False: deque()}
+        self._waiting: dict[bool, deque[asyncio.Future[Turn]]] = {True: deque(), False: deque()}
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -118,24 +135,30 @@ class Pacer:
         """On taking the lease, from the journal: the age in seconds of each send of the last minute, and how many today."""
         self._budget.preload(self._clock(), self._today(), ages_s, today)
 
-    async def acquire(self, urgent: bool, timeout_s: float = 2.0) -> bool:
-        """Wait for leave to send one command. False: none within `timeout_s`, so do not send."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async def acquire(self, urgent: bool, timeout_s: float = 2.0) -> Turn | None:
+        """Wait for leave to send one command. None: not within `timeout_s`, so do not send."""
+        turn: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
         self._waiting[urgent].append(turn)
         self._serve()
         if turn.done():
-            return True
+            return turn.result()
         try:
             await asyncio.wait({turn}, timeout=timeout_s)
-            return turn.done()
+        except asyncio.CancelledError:
+            if turn.done():
+                self.give_back(turn.result())
+            raise
         finally:
             if not turn.done():
                 turn.cancel()
                 self._serve()
+        return None if turn.cancelled() else turn.result()
 
-    def give_back(self) -> None:
-        """The command for which leave was given did not leave: the day has room for one more again."""
-        self._budget.give_back()
+    def give_back(self, turn: Turn, *, left: bool = False) -> None:
+        """The command did not leave, so that another may at once. `left`: it did, but reached no order desk: the day alone does
+        not count it."""
+        self._budget.give_back(turn.at, turn.day, left=left)
+        self._serve()
 
     def _serve(self) -> None:
         """Give to whoever may go now, and come back when the next one may."""
@@ -148,9 +171,10 @@ class Pacer:
                 if queue[0].done():
                     queue.popleft()
                     continue
-                wait = self._budget.take(self._clock(), self._today(), urgent=urgent)
+                now, today = self._clock(), self._today()
+                wait = self._budget.take(now, today, urgent=urgent)
                 if wait > 0:
                     if wait < inf:
                         self._timer = asyncio.get_running_loop().call_later(wait, self._serve)
                     return
-                queue.popleft().set_result(None)
+                queue.popleft().set_result(Turn(now, today))

@@ -19,7 +19,7 @@ from core.brokers.port import Book, BookRow, BrokerProfile, PlaceRequest, Trade
 from core.brokers.reader import BookReader
 from core.clock import trading_day, utc_now
 from core.config import Settings
-from core.errors import SessionExpired
+from core.errors import NotPlaced, SessionExpired
 from core.order_work import LookInput, OrderView, PlaceInput
 from core.storage.db import broker_engine
 from core.storage.journal import SENDS
@@ -141,6 +141,34 @@ async def test_an_entry_of_another_account_ends_unsent_and_its_exit_waits_for_a_
     assert (waits.status, waits.short) == (OrderStatus.PENDING, False)
     assert "account OTHER1" in (waits.waits or "")
     assert (trader.placed, at.pacer.day_sent) == (0, 0)
+
+
+async def test_a_send_that_never_left_leaves_its_second_and_minute_to_the_next(world: JournalWorld) -> None:
+    """A claim lost, an order ended, a deadline missed, a database away: the broker counted nothing."""
+    trader = ToldTrader()
+    trader.profile = BrokerProfile(1, 0, 1, 0, 5, 0, None)
+    at = calls(world, trader)
+    await place(at, await world.order(target="production"))
+    await place(at, await world.order(Side.SELL, 10, Intent.EXIT))
+    trader.refusal = NotPlaced("past its deadline", code="NOT_SENT", retryable=True)
+    order_id = await world.order()
+    with pytest.raises(ApplicationError):
+        await place(at, order_id)
+    trader.refusal = None
+    assert (await place(at, order_id)).status is OrderStatus.SUBMITTED
+    assert (trader.placed, at.pacer.day_sent) == (2, 1)
+
+
+async def test_a_send_that_left_keeps_its_second_whatever_came_of_it(world: JournalWorld) -> None:
+    trader = ToldTrader()
+    trader.profile = BrokerProfile(1, 0, None, 0, 5, 0, None)
+    trader.refusal = SessionExpired("403")
+    at, order_id = calls(world, trader), await world.order()
+    for why in ("SESSION_EXPIRED", "PacerBusy"):
+        with pytest.raises(ApplicationError) as again:
+            await place(at, order_id)
+        assert again.value.type == why
+    assert at.pacer.day_sent == 0
 
 
 # looking ----------------------------------------------------------------------------------------------------------

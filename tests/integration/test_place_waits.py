@@ -15,8 +15,9 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.broker_calls import BrokerCalls
+from core.brokers.pacer import Turn
 from core.brokers.port import PlaceRequest
-from core.clock import utc_now
+from core.clock import trading_day, utc_now
 from core.config import Settings
 from core.order_work import OrderView, PlaceInput
 from core.storage.db import broker_engine
@@ -56,12 +57,12 @@ class SlowTurn:
         self.seconds = seconds
         self.out = 0
 
-    async def acquire(self, urgent: bool, timeout_s: float) -> bool:
+    async def acquire(self, urgent: bool, timeout_s: float) -> Turn:
         await asyncio.sleep(self.seconds)
         self.out += 1
-        return True
+        return Turn(time.monotonic(), trading_day(utc_now()))
 
-    def give_back(self) -> None:
+    def give_back(self, turn: Turn, *, left: bool = False) -> None:
         self.out -= 1
 
 

@@ -128,6 +128,75 @@ async def test_urgent_ones_go_before_those_who_waited_longer() -> None:
     assert order == ["exit", "entry"]
 
 
+def test_a_token_whose_command_never_left_counts_for_nothing() -> None:
+    budget = Budget(replace(LIMITS, per_second=2, per_second_reserved=0, per_minute=3, per_minute_reserved=0))
+    assert [budget.take(at, DAY, urgent=False) for at in (100.0, 100.4)] == [0.0, 0.0]
+    budget.give_back(100.0, DAY, left=False)
+    assert budget.day_sent == 1
+    assert budget.take(100.5, DAY, urgent=False) == 0, "its second is free"
+    assert budget.take(100.6, DAY, urgent=False) == pytest.approx(0.85), "the one of 100.4 still counts, to its end"
+    assert budget.take(101.6, DAY, urgent=False) == 0, "its minute is free"
+    assert budget.take(103.0, DAY, urgent=False) > 50
+
+
+def test_a_command_that_left_but_reached_no_order_desk_counts_for_its_second_alone() -> None:
+    budget = Budget(replace(LIMITS, per_second=1, per_second_reserved=0))
+    assert budget.take(100.0, DAY, urgent=False) == 0
+    budget.give_back(100.0, DAY, left=True)
+    assert budget.day_sent == 0
+    assert budget.take(100.5, DAY, urgent=False) == pytest.approx(0.55)
+
+
+def test_a_token_of_yesterday_makes_no_room_today() -> None:
+    budget = Budget(LIMITS)
+    assert budget.take(100.0, DAY, urgent=True) == 0
+    assert budget.take(103.0, DAY + timedelta(days=1), urgent=True) == 0
+    budget.give_back(100.0, DAY, left=False)
+    assert budget.day_sent == 1
+
+
+@given(asks, st.sets(st.integers(0, 59)))
+def test_what_leaves_keeps_the_second_whatever_is_given_back(
+    steps: list[tuple[float, bool, float]], unsent: set[int]
+) -> None:
+    budget, now, left = Budget(LIMITS), 100.0, []
+    for number, (gap, urgent, patience) in enumerate(steps):
+        now += gap
+        if budget.take(now, DAY, urgent=urgent) == 0:
+            if number in unsent:
+                budget.give_back(now, DAY, left=False)
+            else:
+                left.append(now)
+        now += patience / 20
+    assert most_in(left, 1.0) <= 8
+    assert budget.day_sent == len(left)
+
+
+async def test_a_token_given_back_goes_to_the_next_at_once() -> None:
+    pacer = Pacer(narrow())
+    first = await pacer.acquire(urgent=False)
+    assert first is not None
+    next_ = asyncio.create_task(pacer.acquire(urgent=False, timeout_s=10))
+    await asyncio.sleep(0)
+    pacer.give_back(first)
+    await asyncio.wait({next_}, timeout=0.2)
+    assert next_.done()
+    assert pacer.day_sent == 1
+
+
+async def test_an_asker_cancelled_the_moment_it_got_its_token_gives_it_back() -> None:
+    pacer = Pacer(narrow())
+    first = await pacer.acquire(urgent=False)
+    assert first is not None
+    gone = asyncio.create_task(pacer.acquire(urgent=False, timeout_s=10))
+    await asyncio.sleep(0)
+    pacer.give_back(first)  # `gone` has its token now, and has not run since
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    assert pacer.day_sent == 0
+
+
 async def test_an_asker_that_goes_away_does_not_hold_up_the_next() -> None:
     pacer = Pacer(narrow())
     assert await pacer.acquire(urgent=False)
