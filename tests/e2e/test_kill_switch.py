@@ -107,6 +107,7 @@ def rest(system: System, strategy: str, instrument: str) -> None:
         finally:
             await producer.stop()
 
+    let_ticks_flow(system)  # the last tick may be an earlier test's, and an entry on a stale price is denied
     asyncio.run(send())
     working = "SELECT count(*) AS n FROM {}.orders WHERE status = 'ACKED' AND order_type = 'LIMIT' AND ended_at IS NULL"
     for broker in Broker:
@@ -182,33 +183,30 @@ def _denied(system: System, broker: Broker) -> int:
 
 
 @pytest.mark.parametrize(
-    ("service", "point"),
+    ("service", "paper", "zerodha"),
     [
-        ("orders", "kill.after_engage"),
-        ("orders", "kill.before_cancel"),
-        ("orders", "kill.after_cancel"),
-        ("orders", "kill.before_exit"),
-        ("orders", "kill.after_exit"),
-        ("orders", "kill.before_finish"),
-        ("broker", "place.after_claim"),
-        ("broker", "place.after_send"),
+        ("orders", "kill.after_engage", "kill.before_cancel"),
+        ("orders", "kill.after_cancel", "kill.before_exit"),
+        ("orders", "kill.after_exit", "kill.before_finish"),
+        ("broker", "place.after_send", "place.after_claim"),
     ],
 )
-def test_it_survives_kill_9_at_each_step(system: System, service: str, point: str) -> None:
+def test_it_survives_kill_9_at_each_step(system: System, service: str, paper: str, zerodha: str) -> None:
+    """Each broker has a switch of its own, in one and the same code: they die at two steps in one round."""
+    points = {f"{service}-{Broker.PAPER}": paper, f"{service}-{Broker.ZERODHA}": zerodha}
     with Market(system, INFY) as one, Market(system, SBIN) as two:
         hold(system, [one, two])
         settle(system, [one, two])
         rest(system, "steered-two", SBIN)
         hold_still(system, [one, two])
-        names = [f"{service}-{broker}" for broker in Broker]
-        for name in names:
+        for name, point in points.items():
             arm(system, name, f"{point}=kill:1")
-        armed = {name: system.pid(name) for name in names}
+        armed = {name: system.pid(name) for name in points}
         kill_on(system)
         if (
             service == "orders"
-        ):  # a broker's worker may have met its failpoint with a strategy's own order, before the kill switch
-            for name in names:
+        ):  # a broker's worker may have met its point with a strategy's own order, before the switch
+            for name in points:
                 assert system.pid(name) != armed[name], f"{name}: the failpoint was never reached"
         system.wait_ready()
         assert_flat(system)
