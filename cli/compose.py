@@ -16,6 +16,8 @@ from core.services import SANDBOX, SHARED, names, order_parts
 from core.trading.types import Broker, KiteTarget
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from core.config import Settings
 
 FILE = PROJECT_ROOT / "docker" / "compose.yaml"
@@ -77,7 +79,8 @@ def up(settings: Settings) -> bool:
     path = Layout.of(settings).up_record
     if record.read(path) == now and all_healthy(settings):
         return False
-    settings.session_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # mounted: Docker would make it root's
+    for folder in mounted(settings):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # else Docker would make it root's
     with step("Database and Temporal"):
         _run(settings, "up", "-d", "--wait", "postgres", "temporal")
         asyncio.run(_check(settings))
@@ -88,6 +91,13 @@ def up(settings: Settings) -> bool:
         _run(settings, "up", "-d", "--remove-orphans", "--wait", active=profiles(settings))
     record.write(path, now)
     return True
+
+
+def mounted(settings: Settings) -> tuple[Path, ...]:
+    """Folders of the home that containers of ours see: the session, which they read, and what `flatten --direct` sent without them."""
+    from core.flatten_file import FOLDER
+
+    return settings.session_file.parent, settings.var / FOLDER
 
 
 def start_parts(settings: Settings) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from cli.compose import profiles, project
+from cli.compose import mounted, profiles, project
 from cli.setup import entries
 from core.config import PROJECT_ROOT, Settings
+from core.flatten_file import FlattenFile
 from core.health import HealthReporter
 from core.services import names, services
 from core.trading.types import Broker, KiteTarget
@@ -241,6 +242,21 @@ def test_every_mounted_file_is_there() -> None:
         for mount in part.get("volumes", []):
             if isinstance(mount, str) and mount.startswith("./"):
                 assert (DOCKER / mount.split(":")[0]).is_file(), (name, mount)
+
+
+def test_ours_see_the_session_and_what_flatten_sent_and_nothing_else_of_the_home() -> None:
+    """Both are made by commands outside the containers; reconciliation could not book what it does not see."""
+    settings = Settings.model_construct(kite_target=KiteTarget.LOCAL)
+    for name in our_names():
+        bound = {row["target"]: row for row in parts()[name]["volumes"] if isinstance(row, dict)}
+        assert set(bound) == {"/srv/alpha-panda/var/session", "/srv/alpha-panda/var/flatten"}, name
+        for target, row in bound.items():
+            inside = target.removeprefix("/srv/alpha-panda")
+            assert row["source"].endswith("}" + inside), "the same folder of the home"
+            assert row["bind"] == {"create_host_path": False}
+    at_home = {str(folder.relative_to(settings.home)) for folder in mounted(settings)}
+    assert at_home == {"var/session", "var/flatten"}, "they are made before Docker would make them root's"
+    assert FlattenFile(settings.var, "AB1234", "local").path.parent == settings.var / "flatten"
 
 
 def test_temporal_runs_with_the_values_of_the_native_stack() -> None:
