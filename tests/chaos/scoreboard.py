@@ -16,6 +16,7 @@ from core.clock import utc_now
 from core.trading.types import Broker
 from docker.prerequisites import ROOT
 from tests.chaos.blows import Outcome
+from tests.chaos.home import FACTOR
 from tests.chaos.plan import universe
 from tests.chaos.verdict import Verdict
 
@@ -30,7 +31,16 @@ HEAD = """\
 `make chaos` starts a stack of its own, trades on both brokers, and meanwhile kills (`kill -9`) and freezes (`SIGSTOP`) every process
 of ours and every part of the stack, while the sandbox fails the way Zerodha fails. Then a referee holds each intent, written down
 before the run, against the brokers' own books: the sandbox's ledger, and the paper exchange's book recomputed from the recorded
-ticks. Any breach is told with the order's whole timeline and exit code 1. The last run's scoreboard, written by the run itself:
+ticks. Any breach is told with the order's whole timeline and exit code 1.
+
+Per intent it wants exactly one accepted order, field by field the one that was asked for, or a proven reason for none: the books that
+prove absence are counted again, a refusal must stand in the sandbox's own log. No exit is ever accepted for more than was held less what
+other exits worked for, and none stays unsent while something is held. Fills, prices, positions, PnL and charges agree to the unit and
+the paisa, in the journal, in Redis and on the log; each order's events lie there gapless, each id once. The last round of reconciliation
+has judged every line. Recovery is counted from the kill, or from SIGCONT, until the part is ready, every consumer's lag is as before
+and every order that was not in mid-send has moved on. Durations of the order path are divided by {factor} (absence is proven in seconds).
+
+The last run's scoreboard, written by the run itself:
 
 """
 
@@ -61,11 +71,26 @@ def board(run: Run, verdict: Verdict, traded_s: float) -> str:
         f"| machine | {machine()} |",
         f"| when | {utc_now():%Y-%m-%d %H:%M} UTC |",
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_table(outcomes)])
+
+
+def _table(outcomes: Sequence[Outcome]) -> list[str]:
+    """Recovery part by part, slowest first."""
+    if not outcomes:
+        return []
+    by_part: dict[str, list[float]] = defaultdict(list)
+    for one in outcomes:
+        by_part[one.blow.part].append(float("inf") if one.recovery_s is None else one.recovery_s)
+    rows = sorted(by_part.items(), key=lambda row: -max(row[1]))
+    return [
+        "| part | blows | recovery p50, s | longest, s |",
+        "|---|---|---|---|",
+        *[f"| {part} | {len(times)} | {percentile(times, 0.5):.1f} | {max(times):.1f} |" for part, times in rows],
+    ]
 
 
 def write(text: str) -> None:
-    DOCUMENT.write_text(HEAD + text + "\n")
+    DOCUMENT.write_text(HEAD.format(factor=FACTOR) + text + "\n")
 
 
 def percentile(values: Sequence[float], share: float) -> float:
