@@ -6,6 +6,7 @@ Decides only when; what is true stands in the journal and at the broker. No part
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import TypeVar
 
 from temporalio import workflow
 from temporalio.common import Priority, RetryPolicy
@@ -16,6 +17,8 @@ with workflow.unsafe.imports_passed_through():
     from core import reconcile_work as work
     from core.reconcile_work import Compared, Mended, ReconcileAsk, ReconcileInput, RoundInput, RoundResult
     from core.routing import urgent_queue
+
+T = TypeVar("T")
 
 
 @workflow.defn(name=work.RECONCILE_WORKFLOW)
@@ -75,60 +78,52 @@ class ReconcileWorkflow:
             durations=self.durations,
         )
         trouble: list[str] = []
-        mended = await self._mend(at, trouble)
-        compared = await self._compare(at, trouble)
+        mended = await self._step(
+            work.MEND_ORDERS, at, Mended, "publish and start what was left behind",
+            attempts=2, failed="orders left behind were not looked for", trouble=trouble,
+        )  # fmt: skip
+        compared = await self._step(
+            work.COMPARE_WITH_BROKER, at, Compared, "compare book, trades and positions with the journal",
+            attempts=3, failed="the broker could not be read", trouble=trouble, at_broker=True,
+        )  # fmt: skip
         result = RoundResult(round=at, mended=mended, compared=compared, trouble=tuple(trouble))
-        self._tell(", ".join(reasons), await self._report(result))
+        told = await self._step(
+            work.REPORT_ROUND, result, str, "keep, tell and publish what was found",
+            attempts=3, failed="not told", trouble=trouble,
+        )  # fmt: skip
+        self._tell(", ".join(reasons), told if told is not None else trouble[-1])
 
-    async def _mend(self, at: RoundInput, trouble: list[str]) -> Mended | None:
+    async def _step(
+        self,
+        name: str,
+        argument: RoundInput | RoundResult,
+        result: type[T],
+        summary: str,
+        *,
+        attempts: int,
+        failed: str,
+        trouble: list[str],
+        at_broker: bool = False,
+    ) -> T | None:
+        """One activity of the round. None when it was given up: then `trouble` says so, and the round goes on without it."""
+        within = self.durations.read_timeout if at_broker else self.durations.step_timeout
         try:
-            found: Mended = await workflow.execute_activity(
-                work.MEND_ORDERS,
-                at,
-                result_type=Mended,
-                start_to_close_timeout=timedelta(seconds=self.durations.step_timeout),
-                schedule_to_close_timeout=timedelta(seconds=self.durations.step_timeout),
-                retry_policy=RetryPolicy(maximum_attempts=2),
-                summary="publish and start what was left behind",
+            found: T = await workflow.execute_activity(
+                name,
+                argument,
+                result_type=result,
+                task_queue=urgent_queue(self.start.broker) if at_broker else None,
+                schedule_to_close_timeout=timedelta(seconds=within),
+                start_to_close_timeout=timedelta(seconds=within),
+                heartbeat_timeout=timedelta(seconds=within / 4) if at_broker else None,
+                retry_policy=RetryPolicy(maximum_attempts=attempts),
+                summary=summary,
+                priority=Priority(priority_key=order_work.NORMAL) if at_broker else Priority.default,
             )
             return found
         except ActivityError as error:
-            trouble.append(f"orders left behind were not looked for: {_words(error)}")
+            trouble.append(f"{failed}: {_words(error)}")
             return None
-
-    async def _compare(self, at: RoundInput, trouble: list[str]) -> Compared | None:
-        try:
-            found: Compared = await workflow.execute_activity(
-                work.COMPARE_WITH_BROKER,
-                at,
-                result_type=Compared,
-                task_queue=urgent_queue(self.start.broker),
-                schedule_to_close_timeout=timedelta(seconds=self.durations.read_timeout),
-                start_to_close_timeout=timedelta(seconds=self.durations.read_timeout),
-                heartbeat_timeout=timedelta(seconds=self.durations.read_timeout / 4),
-                retry_policy=RetryPolicy(maximum_attempts=3),
-                summary="compare book, trades and positions with the journal",
-                priority=Priority(priority_key=order_work.NORMAL),
-            )
-            return found
-        except ActivityError as error:
-            trouble.append(f"the broker could not be read: {_words(error)}")
-            return None
-
-    async def _report(self, result: RoundResult) -> str:
-        try:
-            found: str = await workflow.execute_activity(
-                work.REPORT_ROUND,
-                result,
-                result_type=str,
-                start_to_close_timeout=timedelta(seconds=self.durations.step_timeout),
-                schedule_to_close_timeout=timedelta(seconds=self.durations.step_timeout),
-                retry_policy=RetryPolicy(maximum_attempts=3),
-                summary="keep, tell and publish what was found",
-            )
-            return found
-        except ActivityError as error:
-            return f"not told: {_words(error)}"
 
     def _tell(self, why: str, what: str) -> None:
         self.story = [*self.story[-19:], f"- `{workflow.now():%H:%M:%S}` UTC ({why}) {what}"]
