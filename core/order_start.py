@@ -48,7 +48,7 @@ async def start_order(client: Client, order: OrderInput, *, again: bool = False)
     policy = WorkflowIDReusePolicy.ALLOW_DUPLICATE if again else WorkflowIDReusePolicy.REJECT_DUPLICATE
     await client.start_workflow(
         order_work.ORDER_WORKFLOW,
-        order,
+        order.model_copy(update={"files_late": True}),
         id=order_workflow_id(order.broker, order.order_id),
         task_queue=orders_queue(order.broker),
         id_reuse_policy=policy,

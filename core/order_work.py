@@ -102,6 +102,9 @@ class OrderInput(_Model):
     story: tuple[str, ...] = ()
     commands: tuple[CommandInput, ...] = ()
     """Commands without an outcome: set by continue-as-new, and by whoever starts a lost workflow again."""
+    files_late: bool = False
+    """Search attributes are written when the order rests, needs a person or ends, not at each step of a fast one: each write costs the
+    server as much as a quarter of an activity. Runs begun without this go on writing at each step."""
 
 
 class PlaceInput(_Model):

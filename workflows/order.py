@@ -33,6 +33,7 @@ with workflow.unsafe.imports_passed_through():
     from core.trading.commands import CommandKind
     from core.trading.types import Intent, OrderStatus
 
+_IN_DOUBT = frozenset({OrderStatus.UNKNOWN, OrderStatus.UNRESOLVED})
 _FOLLOWED = frozenset({OrderStatus.SUBMITTED, OrderStatus.ACKED, OrderStatus.PARTIALLY_FILLED})
 
 
@@ -152,6 +153,8 @@ class OrderWorkflow:
         longest = durations.first_look if self.view.lagging else durations.look_longest
         pause = min(durations.first_look * 2 ** min(self.looks, 12), longest)
         await self._until(lambda: self.hints > self.hints_served, pause, "no hint by then: read the book")
+        if self.hints == self.hints_served:
+            self._file()  # it rests; what was hinted at is looked at first
         if self._due() is not None:
             return
         self.hints_served = self.hints
@@ -306,12 +309,8 @@ class OrderWorkflow:
             self._tell(view.status, told)
         elif view.evidence != before.evidence:
             self._describe()
-        if (view.status, view.broker_order_id) != self.shown:
-            updates: list[Any] = [work.SA_STATUS.value_set(view.status.value)]
-            if view.broker_order_id:
-                updates.append(work.SA_BROKER_ORDER.value_set(view.broker_order_id))
-            workflow.upsert_search_attributes(updates)
-            self.shown = (view.status, view.broker_order_id)
+        if not order.files_late or view.status.is_end or view.status in _IN_DOUBT:
+            self._file()
         name = work.headline(order)
         if view.missing and not before.missing:
             self._alert(
@@ -342,6 +341,17 @@ class OrderWorkflow:
             self._alert(
                 "exit_short", why, "The position is still open: close it by hand or let the strategy exit again."
             )
+
+    def _file(self) -> None:
+        """Write what people search by, where it changed."""
+        view = self.view
+        if (view.status, view.broker_order_id) == self.shown:
+            return
+        updates: list[Any] = [work.SA_STATUS.value_set(view.status.value)]
+        if view.broker_order_id:
+            updates.append(work.SA_BROKER_ORDER.value_set(view.broker_order_id))
+        workflow.upsert_search_attributes(updates)
+        self.shown = (view.status, view.broker_order_id)
 
     def _tell(self, status: str, told: str) -> None:
         moment = f"{workflow.now():%H:%M:%S.%f}"[:-3]

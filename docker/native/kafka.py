@@ -37,6 +37,9 @@ transaction.state.log.num.partitions=4
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
+# One node, some twenty clients: more threads only switch.
+num.io.threads=3
+num.network.threads=2
 log.index.size.max.bytes=2097152
 # A broker restarted after kill -9 waits for its own old session to expire: 5 s with these, 12 s without.
 broker.session.timeout.ms=3000
@@ -56,6 +59,7 @@ JAVA_OPTIONS = (
     "-Xms128m",
     "-Xmx384m",
     "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",  # the second compiler would take seconds of CPU in the first minutes and never give them back
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSXXX",

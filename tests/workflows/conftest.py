@@ -60,6 +60,7 @@ def make_input(**changes: Any) -> OrderInput:
         "account": "PAPER",
         "target": "paper",
         "durations": OrderDurations(),
+        "files_late": True,
     }
     return OrderInput(**(values | changes))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 from pathlib import Path
@@ -83,7 +84,37 @@ def test_every_ending_has_a_saved_history() -> None:
         "modified",
         "resolved_never_placed",
         "exit_waited",
+        "rested",
     }
+
+
+def written(history: WorkflowHistory) -> list[str]:
+    """What search attributes said of the order's status, in turn."""
+    key = order_work.SA_STATUS.name
+    fields = [
+        event.upsert_workflow_search_attributes_event_attributes.search_attributes.indexed_fields
+        for event in history.events
+    ]
+    return [json.loads(found[key].data) for found in fields if key in found]
+
+
+async def test_search_attributes_are_written_when_an_order_rests_and_when_it_ends(
+    temporal: WorkflowEnvironment,
+) -> None:
+    """A fill that is hinted at before the first pause is over is written once; runs of older code write each step."""
+    world = FakeWorld(place=[view(OrderStatus.ACKED)], look=[view(OrderStatus.ACKED), view(OrderStatus.FILLED)])
+    async with desk(temporal, world) as at:
+        handle = await at.start(make_input())
+        await ended(handle, save="rested")
+        assert written(await handle.fetch_history()) == ["ACKED", "FILLED"]
+    for files_late, expected in ((True, ["FILLED"]), (False, ["ACKED", "FILLED"])):
+        world = FakeWorld(place=[view(OrderStatus.ACKED)], look=[view(OrderStatus.FILLED)])
+        async with desk(temporal, world) as at:
+            with temporal.auto_time_skipping_disabled():
+                handle = await at.start(make_input(files_late=files_late))
+                await handle.signal(order_work.HINT, HINT)
+                await ended(handle)
+            assert written(await handle.fetch_history()) == expected
 
 
 async def test_an_order_is_sent_followed_and_filled_by_a_fallback_look(temporal: WorkflowEnvironment) -> None:
