@@ -139,9 +139,11 @@ class ReconcileBook:
                 openings=seen.openings,
                 moving=_moving(first, second, before, after, young_s=at.durations.young),
                 delivers=self.trader.profile.delivers,
+                seen_once=seen.once,
             )
             await failpoints.reached("reconcile.before_keep")
-            await self._keep(at, began, day, comparison, second, mended)
+            if not await self._keep(at, began, day, comparison, second, mended, seen):
+                return _told(mended, None, second, why_not="another round was kept while this one was under way")
             await failpoints.reached("reconcile.after_keep")
             return _told(mended, comparison, second)
 
@@ -204,8 +206,15 @@ class ReconcileBook:
     # keeping -----------------------------------------------------------------------------------------------------
 
     async def _keep(
-        self, at: RoundInput, began: datetime, day: date, comparison: Comparison, look: _Look, mended: _Mended
-    ) -> None:
+        self,
+        at: RoundInput,
+        began: datetime,
+        day: date,
+        comparison: Comparison,
+        look: _Look,
+        mended: _Mended,
+        seen: Day,
+    ) -> bool:
         foreign = look.foreign
         found: dict[str, Any] = {
             "lines": [
@@ -226,7 +235,7 @@ class ReconcileBook:
             "foreign_orders_count": len(foreign),
             "late": [late.model_dump(mode="json") for late in mended.late],
         }
-        await store_judged(
+        return await store_judged(
             self.journal,
             round_id=at.round_id,
             account=at.account,
@@ -235,6 +244,7 @@ class ReconcileBook:
             found=found,
             openings=comparison.openings,
             foreign_trades=_count_foreign(look),
+            seen=seen,
         )
 
 

@@ -268,7 +268,9 @@ class ReconcileOrders:
         if before.blind_told:
             log.info("the broker is compared again", broker=self.broker.value)
         await self._alert_late(report)
-        return Standing(drift.watched, uncovered.watched, None, day=report.trading_day)
+        # What was told and is not judged on a new day yet is still of the day it was told on.
+        waits = before.day is not None and bool(before.drift.told & unjudged)
+        return Standing(drift.watched, uncovered.watched, None, day=before.day if waits else report.trading_day)
 
     async def _alert_drift(self, name: str, line: ReconciledLine) -> None:
         await self.alerts.raise_(

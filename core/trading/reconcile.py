@@ -82,8 +82,18 @@ class Line:
         return not (self.broker or self.ours or self.foreign or self.drift or self.delivered) and self.drift is not None
 
 
-Openings = dict[LineKey, int | None]
-"""What each line held when the trading day began; None where it could not be told yet. A line that is missing began flat."""
+@dataclass(frozen=True, slots=True)
+class Once:
+    """What one round alone made of a line's opening: believed when a second one agrees, as one answer may be wrong."""
+
+    quantity: int
+
+
+Opening = int | Once | None
+"""What a line held when the trading day began, signed units; None where nothing could be told yet."""
+
+Openings = dict[LineKey, Opening]
+"""A line that is missing began flat."""
 
 _FLAT = Held(0, 0)
 
@@ -102,12 +112,14 @@ def compare(
     openings: Openings | None,
     moving: Collection[LineKey],
     delivers: bool,
+    seen_once: bool = False,
 ) -> Comparison:
-    """Broker net − ours − FOREIGN of every line. `openings` is None at the first sight of a trading day.
+    """Broker net − ours − FOREIGN of every line. `openings` is None at the first sight of a trading day, `seen_once` true at the second.
 
     A line's opening is the broker's net less all trades of the day, so it does not matter when in the day it is seen first; it is taken
-    when nothing moves in the line. Afterwards drift is what the net moved without trades, and what trades of ours were not booked.
-    A fill of an earlier day that is booked late moves from FOREIGN to ours.
+    when nothing moves in the line and two rounds in a row agree on it, also on lines that one of them does not list: until then the line
+    is not judged. Afterwards drift is what the net moved without trades, and what trades of ours were not booked. A fill of an earlier
+    day that is booked late moves from FOREIGN to ours.
 
     `delivers`: CNC positions leave the broker's positions overnight and become holdings (kite.trade/docs/connect/v3/portfolio).
     """
@@ -117,27 +129,34 @@ def compare(
         listed[trade.key] += trade.signed
         if trade.order_id is None:
             foreign[trade.key] += trade.signed
+    rest: Opening = None if openings is None else Once(0) if seen_once else 0
     known: Openings = dict(openings or {})
     lines: list[Line] = []
     for key in sorted({*net, *listed, *held, *known, *moving}):
-        if key not in known and openings is not None:
-            known[key] = 0
-        if known.get(key) is None:
-            known[key] = None if key in moving else net.get(key, 0) - listed[key]
+        now = None if key in moving else net.get(key, 0) - listed[key]
+        known[key] = _agreed(known.get(key, rest), now)
         lines.append(
             _line(key, net.get(key, 0), held.get(key, _FLAT), known[key], foreign[key], key in moving, delivers)
         )
     return Comparison(tuple(line for line in lines if not line.quiet), known)
 
 
+def _agreed(before: Opening, now: int | None) -> Opening:
+    """A line's opening as the rounds until now make it; `now` is this round's, None where it says nothing."""
+    if isinstance(before, int) or now is None:
+        return before
+    return now if before == Once(now) else Once(now)
+
+
 def _line(
-    key: LineKey, broker: int, held: Held, opening: int | None, foreign_today: int, moving: bool, delivers: bool
+    key: LineKey, broker: int, held: Held, opening: Opening, foreign_today: int, moving: bool, delivers: bool
 ) -> Line:
     carried = held.quantity - held.today
     delivered = carried if delivers and key.product is Product.CNC else 0
     ours = held.quantity - delivered
-    if opening is None:
-        return Line(key, broker, ours, foreign_today, None, delivered)
+    if not isinstance(opening, int):
+        nothing = opening == Once(0) and not (broker or ours or foreign_today)
+        return Line(key, broker, ours, foreign_today, 0 if nothing else None, delivered)
     foreign = opening - (carried - delivered) + foreign_today
     drift = None if moving else broker - ours - foreign
     return Line(key, broker, ours, foreign, drift, delivered, 0 if moving else uncovered(broker, ours))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
@@ -12,14 +14,26 @@ from uuid import UUID
 from temporalio.client import Client
 from temporalio.testing import ActivityEnvironment
 
+from activities.command_calls import CommandCalls
 from activities.reconcile_book import ReconcileBook
 from activities.reconcile_orders import ReconcileOrders
 from core import ids
+from core.brokers.pacer import Pacer
 from core.brokers.port import Book, BookRow, BrokerPosition, BrokerProfile, Trade
+from core.brokers.reader import BookReader
 from core.clock import trading_day, utc_now
+from core.config import Settings
 from core.errors import Transient
+from core.events.envelope import decode
 from core.events.payloads import Reconciliation
+from core.messaging.producer import EventProducer
 from core.reconcile_work import Compared, ReconcileDurations, RoundInput, RoundResult
+from core.storage.command_journal import CommandJournal
+from core.storage.db import broker_engine
+from core.storage.outbox import Outbox
+from core.temporal import connect
+from core.trading.calendar import calendar_for
+from core.trading.durations import OrderDurations
 from core.trading.types import Broker, Exchange, OrderStatus, OrderType, Product, Side
 from tests.journal_world import JournalWorld, trade
 
@@ -150,6 +164,11 @@ class World:
         await ActivityEnvironment().run(self.orders.report_round, result)
         return next(report for _, report in reversed(self.sent) if report.round_id == at.round_id)
 
+    async def opened(self) -> None:
+        """Two rounds that agree: what the day began with is known."""
+        for _ in range(2):
+            await self.round()
+
     async def order(self, side: Side = Side.BUY, quantity: int = 10, **changes: Any) -> UUID:
         return await self.journal.order(side, quantity, account=self.account, **changes)
 
@@ -164,3 +183,47 @@ class World:
 
     async def status(self, order_id: UUID) -> OrderStatus:
         return (await self.journal.journal.load(order_id)).status
+
+
+@asynccontextmanager
+async def reconcile_world(stack: Settings) -> AsyncIterator[World]:
+    engine = broker_engine(stack, BROKER)
+    journal = await JournalWorld.make(engine, BROKER)
+    account = f"R{ids.new_id().hex[-10:].upper()}"
+    trader, alerts = ToldTrader(account), HeardAlerts()
+    told: Any = trader
+    heard: Any = alerts
+    client = await connect(stack)
+    producer = EventProducer(stack, client_id="test", broker=BROKER)
+    await producer.start()
+    sent: list[tuple[str, Reconciliation]] = []
+    send = producer.send_raw
+
+    async def send_raw(topic: str, *, key: bytes, value: bytes, headers: Any) -> None:
+        await send(topic, key=key, value=value, headers=headers)
+        data = decode(value).data
+        if isinstance(data, Reconciliation):
+            sent.append((topic, data))
+
+    producer.send_raw = send_raw  # type: ignore[method-assign]
+    outbox = Outbox(engine, producer)
+    reader = BookReader(told)
+    commands = CommandCalls(CommandJournal(engine, BROKER), told, reader, Pacer(trader.profile), journal.proof)
+    durations = OrderDurations()
+    publishing = asyncio.create_task(outbox.run())
+    book = ReconcileBook(journal.journal, told, reader, client, commands, durations)
+    calendar = calendar_for(simulated=True)
+    orders = ReconcileOrders(journal.journal, outbox, producer, heard, client, durations, calendar)
+    try:
+        yield World(account, journal, trader, book, orders, alerts, client, sent)
+    finally:
+        publishing.cancel()
+        await producer.stop()
+        await engine.dispose()
+
+
+def figures(report: Reconciliation) -> dict[str, tuple[int, int, int, int | None]]:
+    return {
+        f"{line.tradingsymbol}:{line.product}": (line.broker, line.ours, line.foreign, line.drift)
+        for line in report.lines
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import date, datetime, timedelta
@@ -16,79 +15,29 @@ from temporalio.client import WorkflowExecutionStatus
 from temporalio.service import RPCError
 from temporalio.testing import ActivityEnvironment
 
-from activities.command_calls import CommandCalls
-from activities.reconcile_book import ReconcileBook
-from activities.reconcile_orders import ReconcileOrders
 from core import ids, metrics
-from core.brokers.pacer import Pacer
-from core.brokers.reader import BookReader
 from core.clock import trading_day, utc_now
 from core.config import Settings
 from core.errors import Transient
-from core.events.envelope import decode
-from core.events.payloads import Reconciliation
 from core.events.topics import reconciliations
-from core.messaging.producer import EventProducer
 from core.order_start import from_journal, start_order
 from core.reconcile_work import RoundResult
 from core.routing import order_workflow_id
-from core.storage.command_journal import CommandJournal
-from core.storage.db import broker_engine
 from core.storage.journal import FILLS, SENDS
-from core.storage.outbox import Outbox
 from core.storage.reconcile import DAYS, ROUNDS, load_standing
-from core.temporal import connect
-from core.trading.calendar import SessionKind, SessionPhase, calendar_for
+from core.trading.calendar import SessionKind, SessionPhase
 from core.trading.durations import OrderDurations
 from core.trading.types import Intent, OrderStatus, Product, Side
-from tests.integration.reconcile_world import BROKER, HeardAlerts, ToldTrader, World
-from tests.journal_world import JournalWorld, trade
+from tests.integration.reconcile_world import BROKER, World, figures, reconcile_world
+from tests.journal_world import trade
 
 pytestmark = pytest.mark.stack
 
 
 @pytest.fixture
 async def world(stack: Settings) -> AsyncIterator[World]:
-    engine = broker_engine(stack, BROKER)
-    journal = await JournalWorld.make(engine, BROKER)
-    account = f"R{ids.new_id().hex[-10:].upper()}"
-    trader, alerts = ToldTrader(account), HeardAlerts()
-    told: Any = trader
-    heard: Any = alerts
-    client = await connect(stack)
-    producer = EventProducer(stack, client_id="test", broker=BROKER)
-    await producer.start()
-    sent: list[tuple[str, Reconciliation]] = []
-    send = producer.send_raw
-
-    async def send_raw(topic: str, *, key: bytes, value: bytes, headers: Any) -> None:
-        await send(topic, key=key, value=value, headers=headers)
-        data = decode(value).data
-        if isinstance(data, Reconciliation):
-            sent.append((topic, data))
-
-    producer.send_raw = send_raw  # type: ignore[method-assign]
-    outbox = Outbox(engine, producer)
-    reader = BookReader(told)
-    commands = CommandCalls(CommandJournal(engine, BROKER), told, reader, Pacer(trader.profile), journal.proof)
-    durations = OrderDurations()
-    publishing = asyncio.create_task(outbox.run())
-    book = ReconcileBook(journal.journal, told, reader, client, commands, durations)
-    calendar = calendar_for(simulated=True)
-    orders = ReconcileOrders(journal.journal, outbox, producer, heard, client, durations, calendar)
-    try:
-        yield World(account, journal, trader, book, orders, alerts, client, sent)
-    finally:
-        publishing.cancel()
-        await producer.stop()
-        await engine.dispose()
-
-
-def figures(report: Reconciliation) -> dict[str, tuple[int, int, int, int | None]]:
-    return {
-        f"{line.tradingsymbol}:{line.product}": (line.broker, line.ours, line.foreign, line.drift)
-        for line in report.lines
-    }
+    async with reconcile_world(stack) as one:
+        yield one
 
 
 # comparing --------------------------------------------------------------------------------------------------------
@@ -99,6 +48,8 @@ async def test_ours_foreign_and_carry_add_up_and_are_told_to_the_log(world: Worl
     await world.filled(10)
     world.trader.order("F1", 7)
     world.trader.order("F2", -3, filled=0, status="OPEN")
+    first = await world.round()
+    assert figures(first)["INFY:MIS"] == (17, 10, 7, None), "one round alone does not tell what the day began with"
     report = await world.round()
     assert figures(report) == {"INFY:MIS": (17, 10, 7, 0), "TCS:NRML": (5, 0, 5, 0)}
     assert report.judged
@@ -113,7 +64,7 @@ async def test_ours_foreign_and_carry_add_up_and_are_told_to_the_log(world: Worl
 
 async def test_drift_is_told_to_a_person_when_it_stands_and_its_gauge_goes_back(world: World) -> None:
     await world.filled(10)
-    await world.round()
+    await world.opened()
     world.trader.net[("INFY", Product.MIS)] += 4
     first = await world.round()
     assert figures(first)["INFY:MIS"] == (14, 10, 0, 4)
@@ -132,7 +83,7 @@ async def test_drift_is_told_to_a_person_when_it_stands_and_its_gauge_goes_back(
 
 async def test_a_fill_between_the_reads_is_not_drift(world: World) -> None:
     await world.filled(10)
-    await world.round()
+    await world.opened()
 
     async def fills() -> None:
         world.trader.order("F1", 5)
@@ -145,7 +96,7 @@ async def test_a_fill_between_the_reads_is_not_drift(world: World) -> None:
 async def test_a_position_closed_by_somebody_else_is_told(world: World) -> None:
     await world.filled(10)
     world.trader.order("RMS", -10)
-    for _ in range(2):
+    for _ in range(3):
         report = await world.round()
     assert figures(report)["INFY:MIS"] == (0, 10, -10, 0)
     assert world.alerts.kinds() == ["position_uncovered"]
@@ -153,11 +104,12 @@ async def test_a_position_closed_by_somebody_else_is_told(world: World) -> None:
 
 async def test_the_carry_of_a_new_day_is_foreign_and_drift_of_the_old_one_is_not_forgotten(world: World) -> None:
     await world.filled(10)
-    await world.round()
+    await world.opened()
     world.trader.net[("INFY", Product.MIS)] += 4
     for _ in range(2):
         await world.round()
     await _yesterday(world)
+    await world.round()
     report = await world.round()
     assert figures(report)["INFY:MIS"] == (14, 10, 4, 0)
     assert world.alerts.kinds() == ["drift", "drift"]

@@ -15,6 +15,7 @@ from core.trading.reconcile import (
     Held,
     Line,
     LineKey,
+    Once,
     Openings,
     Watched,
     compare,
@@ -50,14 +51,18 @@ def line(
 ) -> Line:
     """The comparison of one line: `own` and `others` are what today's listed trades net to."""
     trades = [trade(signed, ours=ours, key=key) for signed, ours in ((own, True), (others, False)) if signed]
-    found = compare(
-        net={key: broker} if broker else {},
-        trades=trades,
-        held={key: Held(position, today)} if position or today else {},
-        openings=None if first else {} if opening is None else {key: opening},
-        moving={key} if moving else (),
-        delivers=delivers,
-    )
+    openings: Openings | None = None if first else {} if opening is None else {key: opening}
+    for seen_once in (False, True) if first else (False,):
+        found = compare(
+            net={key: broker} if broker else {},
+            trades=trades,
+            held={key: Held(position, today)} if position or today else {},
+            openings=openings,
+            moving={key} if moving else (),
+            delivers=delivers,
+            seen_once=seen_once,
+        )
+        openings = found.openings
     return next((row for row in found.lines if row.key == key), Line(key, broker, 0, 0, 0))
 
 
@@ -110,7 +115,37 @@ def test_a_line_that_moves_is_not_judged_and_its_opening_waits() -> None:
     first = compare(net={INFY: 7}, trades=[], held={}, openings=None, moving={INFY}, delivers=True)
     assert (first.lines[0].drift, first.openings) == (None, {INFY: None})
     second = compare(net={INFY: 9}, trades=[], held={}, openings=first.openings, moving=(), delivers=True)
-    assert (second.lines[0].foreign, second.lines[0].drift, second.openings) == (9, 0, {INFY: 9})
+    assert (second.lines[0].drift, second.openings) == (None, {INFY: Once(9)})
+    third = compare(net={INFY: 9}, trades=[], held={}, openings=second.openings, moving=(), delivers=True)
+    assert (third.lines[0].foreign, third.lines[0].drift, third.openings) == (9, 0, {INFY: 9})
+
+
+@pytest.mark.parametrize(
+    ("nets", "drifts", "foreign"),
+    [
+        ((7, 7, 7), (None, 0, 0), 7),
+        ((0, 7, 7, 7), (0, None, 0, 0), 7),
+        ((7, 0, 7, 7), (None, 0, None, 0), 7),
+        ((7, 7, 0, 7), (None, 0, -7, 0), 7),
+        ((0, 0, 7, 7), (0, 0, 7, 7), 0),
+    ],
+    ids=["agree at once", "empty at first sight", "empty at the second", "empty later", "it appeared later"],
+)
+def test_an_opening_is_believed_when_two_rounds_in_a_row_agree(
+    nets: tuple[int, ...], drifts: tuple[int | None, ...], foreign: int
+) -> None:
+    """A net of 0 is an answer without positions: Kite gives one now and then."""
+    openings: Openings | None = None
+    seen: list[int | None] = []
+    for number, net in enumerate(nets):
+        found = compare(
+            net={INFY: net} if net else {}, trades=[], held={}, openings=openings, moving=(), delivers=True,
+            seen_once=number == 1,
+        )  # fmt: skip
+        openings = found.openings
+        seen.append(found.lines[0].drift if found.lines else 0)
+    assert tuple(seen) == drifts
+    assert found.lines[0].foreign == foreign
 
 
 def test_a_line_that_moves_later_in_the_day_is_not_judged_either() -> None:
@@ -162,14 +197,25 @@ def test_whatever_happens_the_line_adds_up_and_only_the_unexplained_is_drift(
     """First sight after any number of the day's trades; `lost` is what the net moves later without a trade."""
     opening = carry_ours + carry_foreign
     openings: Openings | None = None
-    for part in (seen, 5):
+    for number, part in enumerate((seen, seen, 5)):
         done_own, done_others = own[:part], others[:part]
-        moved = 0 if openings is None else lost
+        moved = lost if number == 2 else 0
         net = opening + sum(done_own) + sum(done_others) + moved
         trades = [trade(q, ours=True) for q in done_own] + [trade(q, ours=False) for q in done_others]
         held = {INFY: Held(carry_ours + sum(done_own), sum(done_own))}
-        found = compare(net={INFY: net}, trades=trades, held=held, openings=openings, moving=(), delivers=True)
+        found = compare(
+            net={INFY: net},
+            trades=trades,
+            held=held,
+            openings=openings,
+            moving=(),
+            delivers=True,
+            seen_once=number == 1,
+        )
         openings = found.openings
+        if number == 0:
+            assert openings[INFY] == Once(opening)
+            continue
         assert openings[INFY] == opening
         row = next((one for one in found.lines), None)
         if row is None:
