@@ -31,7 +31,7 @@ from core.flatten_file import read_sends
 from core.order_work import BrokerHint, LateRowInput, LateRowView
 from core.reconcile_work import Compared, RoundInput
 from core.routing import order_workflow_id
-from core.storage.flatten import PART, book_flattened, ended_in_book, not_ours
+from core.storage.flatten import PART, book_flattened, ended_in_book, ended_in_file, not_ours
 from core.storage.journal import Journal
 from core.storage.reconcile import Booked, Day, OurSend, booked, load_day, our_sends, store_judged
 from core.trading.durations import OrderDurations
@@ -52,7 +52,7 @@ class _Look:
     sends: dict[str, OurSend]
     """By broker order id, of the book's rows that are ours."""
     shared: dict[str, int]
-    """By broker order id, how many units of an order that `flatten --direct` sent closed what was not ours."""
+    """By broker order id, of orders that `flatten --direct` sent and that are booked: how many units closed what was not ours."""
 
     @property
     def foreign(self) -> list[BookRow]:
@@ -80,8 +80,22 @@ class _Look:
                         )
         return found
 
+    @property
+    def ours(self) -> list[BookRow]:
+        """But for what flatten sent: how much of that is ours was decided when it was booked, unit by unit."""
+        return [
+            row
+            for row in self.book.rows
+            if row.broker_order_id in self.sends and row.broker_order_id not in self.shared
+        ]
+
     def listed(self, row: BookRow) -> int:
         return sum(trade.quantity for trade in self.trades.get(row.broker_order_id, ()))
+
+    def unbooked(self, row: BookRow, there: Booked) -> bool:
+        """A trade of it is not in the journal."""
+        trades = self.trades.get(row.broker_order_id, ())
+        return any((row.broker_order_id, trade.trade_id) not in there.trades for trade in trades)
 
 
 @dataclass(slots=True)
@@ -123,8 +137,8 @@ class ReconcileBook:
             sick = _sick(first, at.account, day, known, seen)
             if sick:
                 return Compared(judged=False, why_not=sick)
-            await self._book_flattened(first, at)
             mended = await self._mend(first, at)
+            waiting = await self._book_flattened(first, at)  # after our own fills, which say how much of it was ours
             before = await booked(self.journal, at.account, day, list(first.sends))
             net = _net(await self.trader.positions())
             second = await self._look(at.account)
@@ -137,7 +151,7 @@ class ReconcileBook:
                 trades=second.day_trades(),
                 held=after.held,
                 openings=seen.openings,
-                moving=_moving(first, second, before, after, young_s=at.durations.young),
+                moving=_moving(first, second, before, after, young_s=at.durations.young) | waiting,
                 delivers=self.trader.profile.delivers,
                 seen_once=seen.once,
             )
@@ -164,22 +178,30 @@ class ReconcileBook:
 
     # mending -----------------------------------------------------------------------------------------------------
 
-    async def _book_flattened(self, look: _Look, at: RoundInput) -> None:
-        """Exits of `flatten --direct` that was killed before it wrote down their end: by what the book shows under their tags."""
+    async def _book_flattened(self, look: _Look, at: RoundInput) -> set[LineKey]:
+        """Exits of `flatten --direct`: by its file, and where it was killed before it wrote down their end, by what the book shows under
+        their tags. Returns the lines in which one has to wait for fills of ours."""
         sends = read_sends(home())
-        if sends:
-            rows, trades = look.book.rows, look.trades
-            await book_flattened(self.journal, ended_in_book(sends, at.account, at.target, rows, trades))
+        ended = ended_in_file(sends, at.account, at.target)
+        ended += ended_in_book(sends, at.account, at.target, look.book.rows, look.trades)
+        if not ended:
+            return set()
+        there = await booked(self.journal, at.account, look.book.trading_day, list(look.sends))
+        unsettled = {
+            (f"{row.exchange}:{row.tradingsymbol}", row.product)
+            for row in look.ours
+            if look.listed(row) != row.filled_quantity or look.unbooked(row, there)
+        }
+        done = await book_flattened(self.journal, ended, unsettled)
+        return {LineKey.parse(f"{name}:{product}") for name, product in done.waiting}
 
     async def _mend(self, look: _Look, at: RoundInput) -> _Mended:
         """Adopt rows that turned up late (also of ended orders: what still works of one is cancelled), book their fills, and wake
         workflows the book is ahead of."""
-        ours = [(row, look.sends[row.broker_order_id]) for row in look.book.rows if row.broker_order_id in look.sends]
         there = await booked(self.journal, at.account, look.book.trading_day, list(look.sends))
         done = _Mended([], [])
-        for row, send in ours:
-            trades = look.trades.get(row.broker_order_id, ())
-            unbooked = any((row.broker_order_id, trade.trade_id) not in there.trades for trade in trades)
+        for row in look.ours:
+            send, unbooked = look.sends[row.broker_order_id], look.unbooked(row, there)
             known = send.broker_order_id == row.broker_order_id
             if send.current and not send.status.is_end:
                 if not known or unbooked or row.is_end:

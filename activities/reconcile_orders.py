@@ -20,19 +20,16 @@ from temporalio.service import RPCError, RPCStatusCode
 from core import failpoints, ids, logging, metrics, order_work, reconcile_work
 from core.alerts import Alerts
 from core.clock import trading_day, utc_now
-from core.config import home
 from core.errors import AlphaPandaError, Transient
 from core.events import topics
 from core.events.envelope import Envelope, EventType, make
 from core.events.payloads import ReconciledLine, Reconciliation
-from core.flatten_file import read_sends
 from core.messaging.producer import EventProducer
 from core.order_commands import tell_again
 from core.order_start import from_journal, start_order
 from core.order_work import BrokerHint
 from core.reconcile_work import Compared, Mended, RoundInput, RoundResult
 from core.routing import order_workflow_id
-from core.storage.flatten import book_flattened, ended_in_file
 from core.storage.journal import Journal
 from core.storage.outbox import Outbox
 from core.storage.reconcile import (
@@ -84,12 +81,11 @@ class ReconcileOrders:
 
     @activity.defn(name=reconcile_work.MEND_ORDERS)
     async def mend_orders(self, at: RoundInput) -> Mended:
-        """Book what `flatten --direct` did, publish late events, start the lost workflows of open orders, tell those of ended ones.
+        """Publish late events, start the lost workflows of open orders, tell those of ended ones.
 
         What is away is told as trouble; the database, which all of it needs, raises Transient.
         """
         older = at.durations.left_behind
-        await book_flattened(self.journal, ended_in_file(read_sends(home()), at.account, at.target))
         published, trouble = await self._publish(await unpublished_orders(self.journal, older))
         started: list[UUID] = []
         told: list[UUID] = []

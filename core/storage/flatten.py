@@ -5,12 +5,13 @@ What closed somebody else's position is not booked: it stays FOREIGN, as that po
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import case, func, select, update
+from sqlalchemy import Select, and_, case, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -23,12 +24,18 @@ from core.storage.journal import FILLS, ORDERS, SENDS, Journal
 from core.storage.models import table_of
 from core.storage.models_flatten import FlattenBookedRow
 from core.trading.orders import SeenFill, SeenOrder
-from core.trading.types import Intent, OrderStatus, OrderType, SendState, Validity
+from core.trading.types import Intent, OrderStatus, OrderType, Product, SendState, Validity
 
 BOOKED = table_of(FlattenBookedRow)
 
 SOURCE = "flatten"
 """`source` and requester of the orders booked here."""
+
+Key = tuple[str, Product]
+"""A position at the broker: the instrument's name (`NSE:INFY`) and the product."""
+
+CLOCKS = timedelta(seconds=5)
+"""How far the exchange's times and ours may be apart."""
 
 PART = "~"
 """Between a trade's id and the number of its part, where one trade closed positions of several instances."""
@@ -79,15 +86,31 @@ def _of(send: FlattenSend, account: str, target: str) -> bool:
     return (send.line.account, send.line.target) == (account, target)
 
 
-async def book_flattened(journal: Journal, ended: Iterable[Ended]) -> list[UUID]:
-    """Make orders of what closed positions of ours, and fold their fills. Returns the orders booked by this call.
+@dataclass(frozen=True, slots=True)
+class Flattened:
+    """`orders`: those booked by this call. `waiting`: positions in which something was flattened and cannot be booked yet."""
+
+    orders: tuple[UUID, ...] = ()
+    waiting: frozenset[Key] = frozenset()
+
+
+async def book_flattened(journal: Journal, ended: Iterable[Ended], unsettled: Collection[Key] = ()) -> Flattened:
+    """Make orders of what closed positions of ours, and fold their fills.
+
+    How much of it was ours is judged once, by our fills before it: so not while there may be some that are not booked yet. `unsettled`
+    are positions where the broker shows such fills; an order of ours that has not ended holds its position back too.
 
     Raises:
         Transient: the database is away; ask again.
     """
     booked: list[UUID] = []
+    waiting: set[Key] = set()
     for one in ended:
-        shares = await _shares(journal, one)
+        shares = await _shares(journal, one, waits=one.send.key in unsettled)
+        if shares is None:
+            waiting.add(one.send.key)
+            log.info("an exit of flatten --direct waits for our own fills", tag=one.send.line.tag)
+            continue
         for order_id, fills in _parts(shares, one.trades):
             filled = sum(fill.quantity for fill in fills)
             seen = SeenOrder(True, OrderStatus.FILLED, filled, filled, None)
@@ -102,16 +125,21 @@ async def book_flattened(journal: Journal, ended: Iterable[Ended]) -> list[UUID]
                     instance=found.order["instance"],
                     quantity=filled,
                 )
-    return booked
+    return Flattened(tuple(booked), frozenset(waiting))
 
 
-async def _shares(journal: Journal, one: Ended) -> list[tuple[UUID, int]]:
+async def _shares(journal: Journal, one: Ended, *, waits: bool) -> list[tuple[UUID, int]] | None:
     """Orders of this send with what each took, as decided when it was booked first: largest position first.
 
-    Judged by what each instance held when the send's first trade happened, so it does not matter how much later it is booked.
+    Judged by what each instance held when the send's first trade happened, so it does not matter how much later it is booked. None: it
+    was not judged before, and cannot be yet.
     """
     line, total = one.send.line, sum(fill.quantity for fill in one.trades)
     async with transient("booking an exit of flatten"), journal.engine.begin() as connection:
+        if await connection.scalar(select(BOOKED.c.tag).where(BOOKED.c.tag == line.tag)) is not None:
+            return await _known(connection, one)
+        if waits or await connection.scalar(_under_way(one)) is not None:
+            return None
         marked = insert(BOOKED).values(
             tag=line.tag,
             account=line.account,
@@ -132,6 +160,30 @@ async def _shares(journal: Journal, one: Ended) -> list[tuple[UUID, int]]:
                 left -= quantity
         await connection.execute(update(BOOKED).where(BOOKED.c.tag == line.tag).values(ours=total - left))
         return shares
+
+
+def _under_way(one: Ended) -> Select[Any]:
+    """A send of ours in the same position that left before the exit's last trade and may have fills which are not booked."""
+    line = one.send.line
+    until = max(fill.filled_at for fill in one.trades) + CLOCKS
+    return (
+        select(SENDS.c.tag)
+        .join(ORDERS, ORDERS.c.order_id == SENDS.c.order_id)
+        .where(
+            ORDERS.c.account == line.account,
+            ORDERS.c.instrument == f"{line.exchange}:{line.tradingsymbol}",
+            ORDERS.c.product == line.product.value,
+            SENDS.c.claimed_at <= until,
+            or_(
+                and_(
+                    ORDERS.c.ended_at.is_(None),
+                    SENDS.c.state.in_((SendState.SENDING, SendState.SENT, SendState.UNKNOWN)),
+                ),
+                SENDS.c.state == SendState.LATE,
+            ),
+        )
+        .limit(1)
+    )
 
 
 async def _known(connection: AsyncConnection, one: Ended) -> list[tuple[UUID, int]]:
@@ -246,9 +298,9 @@ def _cause(one: Ended) -> UUID:
 
 
 async def not_ours(journal: Journal, broker_order_ids: Sequence[str]) -> dict[str, int]:
-    """Of these broker orders, how many units closed what was not ours, where flatten closed both with one order."""
+    """Those of these broker orders that flatten sent and that are booked, with how many units of each closed what was not ours."""
     query = select(BOOKED.c.broker_order_id, BOOKED.c.total - BOOKED.c.ours).where(
-        BOOKED.c.broker_order_id.in_(broker_order_ids), BOOKED.c.total > BOOKED.c.ours
+        BOOKED.c.broker_order_id.in_(broker_order_ids)
     )
     async with transient("reading what flatten closed"), journal.engine.connect() as connection:
         return {row[0]: int(row[1]) for row in await connection.execute(query)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -15,7 +16,7 @@ from core.clock import trading_day, utc_now
 from core.config import Settings
 from core.flatten_file import FlattenSend, Outcome, SendLine, new_tag
 from core.storage.db import broker_engine
-from core.storage.flatten import Ended, book_flattened, ended_in_book, ended_in_file, not_ours
+from core.storage.flatten import Ended, Flattened, book_flattened, ended_in_book, ended_in_file, not_ours
 from core.storage.journal import Journal
 from core.trading.orders import SeenFill
 from core.trading.types import Broker, Exchange, Intent, OrderStatus, OrderType, Product, Side
@@ -70,7 +71,7 @@ async def world(stack: Settings) -> AsyncIterator[World]:
 async def test_an_exit_becomes_a_filled_order_of_the_instance_that_held_it(world: World) -> None:
     await world.hold(world.one, Side.BUY, 10)
     ended = world.ended(10, 6, 4)
-    (order_id,) = await book_flattened(world.journal, ended)
+    (order_id,) = (await book_flattened(world.journal, ended)).orders
     found = await world.journal.load(order_id)
     assert (found.status, found.order["filled_quantity"], found.intent) == (OrderStatus.FILLED, 10, Intent.EXIT)
     assert found.order["source"] == "flatten"
@@ -85,8 +86,8 @@ async def test_an_exit_becomes_a_filled_order_of_the_instance_that_held_it(world
 async def test_booked_again_it_is_booked_once(world: World) -> None:
     await world.hold(world.one, Side.BUY, 10)
     ended = world.ended(10, 10)
-    assert len(await book_flattened(world.journal, ended)) == 1
-    assert await book_flattened(world.journal, ended) == []
+    assert len((await book_flattened(world.journal, ended)).orders) == 1
+    assert (await book_flattened(world.journal, ended)).orders == ()
     assert (await world.one.position())["quantity"] == 0
 
 
@@ -102,15 +103,15 @@ async def test_a_booking_that_died_before_its_fills_goes_on(world: World, monkey
         with pytest.raises(RuntimeError, match="killed"):
             await book_flattened(world.journal, ended)
     assert (await world.one.position())["quantity"] == 10
-    assert len(await book_flattened(world.journal, ended)) == 1
+    assert len((await book_flattened(world.journal, ended)).orders) == 1
     assert (await world.one.position())["quantity"] == 0
 
 
 async def test_one_exit_of_two_instances_is_split_and_every_unit_booked_once(world: World) -> None:
     await world.hold(world.one, Side.BUY, 10)
     await world.hold(world.two, Side.BUY, 4)
-    orders = await book_flattened(world.journal, world.ended(14, 7, 7))
-    assert len(orders) == 2
+    booked = await book_flattened(world.journal, world.ended(14, 7, 7))
+    assert len(booked.orders) == 2
     assert ((await world.one.position())["quantity"], (await world.two.position())["quantity"]) == (0, 0)
     assert sorted(row["quantity"] for row in await world.one.fills()) == [3, 7, 10]
     assert sorted(row["quantity"] for row in await world.two.fills()) == [4, 4]
@@ -129,7 +130,7 @@ async def test_what_was_bought_after_it_is_not_closed_by_it(world: World) -> Non
     ended = world.ended(10, 10)
     await world.hold(world.one, Side.BUY, 10, filled_at=utc_now() + timedelta(seconds=2))
     for _ in range(2):
-        assert await book_flattened(world.journal, ended) == []
+        assert (await book_flattened(world.journal, ended)).orders == ()
     assert (await world.one.position())["quantity"] == 10
 
 
@@ -150,8 +151,43 @@ async def test_where_the_file_holds_no_end_the_book_tells_it(world: World) -> No
     assert ended_in_book([send], world.account, "test", [row], {"B1": (one,)}) == [], "its trades lag behind the book"
     two = Trade("T10", "B1", Exchange.NSE, "INFY", 408065, Side.SELL, Product.MIS, 4, Decimal(100), utc_now())
     ended = ended_in_book([send], world.account, "test", [row], {"B1": (one, two)})
-    assert len(await book_flattened(world.journal, ended)) == 1
+    assert len((await book_flattened(world.journal, ended)).orders) == 1
     assert (await world.one.position())["quantity"] == 0
+
+
+async def test_nothing_is_decided_before_our_own_fill_is_booked(world: World) -> None:
+    """Our entry filled, its workflow had no time to book it, and flatten sold what it had bought."""
+    entry = await world.one.order(Side.BUY, 10, account=world.account)
+    await world.one.sent(entry)
+    filled_at = utc_now() - timedelta(seconds=5)
+    ended = world.ended(10, 10)
+    found = await book_flattened(world.journal, ended)
+    assert found == Flattened(waiting=frozenset({("NSE:INFY", Product.MIS)}))
+    assert await not_ours(world.journal, [ended[0].broker_order_id]) == {}
+    await world.one.fill(entry, trade(10, at=filled_at))
+    found = await book_flattened(world.journal, ended)
+    assert (len(found.orders), found.waiting) == (1, frozenset())
+    assert (await world.one.position())["quantity"] == 0
+
+
+async def test_a_fill_that_the_broker_shows_and_the_journal_lacks_holds_it_back(world: World) -> None:
+    await world.hold(world.one, Side.BUY, 6)
+    ended = world.ended(10, 10)
+    key = ended[0].send.key
+    assert (await book_flattened(world.journal, ended, {key})).waiting == {key}
+    await world.hold(world.two, Side.BUY, 4)
+    assert len((await book_flattened(world.journal, ended)).orders) == 2
+
+
+async def test_what_was_never_sent_or_sent_long_after_it_does_not_hold_it_back(world: World) -> None:
+    await world.hold(world.one, Side.BUY, 10)
+    await world.two.order(Side.BUY, 4, account=world.account)
+    ended = world.ended(10, 10)
+    long_ago = utc_now() - timedelta(minutes=5)
+    early = replace(ended[0], trades=tuple(replace(fill, filled_at=long_ago) for fill in ended[0].trades))
+    later = await world.two.order(Side.BUY, 4, account=world.account)
+    await world.two.sent(later)
+    assert (await book_flattened(world.journal, [early])).waiting == frozenset()
 
 
 async def test_another_account_or_target_is_not_booked_here(world: World) -> None:
