@@ -303,12 +303,13 @@ class BrokerCalls:
             send_day=send["trading_day"],
             today=trading_day(utc_now()),
             durations=look.durations,
+            empty_proves=self.trader.profile.empty_book_proves,
         )
         if verdict is Verdict.PROVEN:
             log.warning("absence proven", evidence=told)
             absent = await self.journal.absent(look.order_id, look.send_no, f"never reached the broker: {told}")
             return self._report(absent)
-        if verdict is Verdict.DAY_OVER:
+        if verdict in {Verdict.DAY_OVER, Verdict.EMPTY}:
             return self._report(await self.journal.unresolved(look.order_id, look.send_no, told))
         return view(found, evidence=told + (f"; the last book does not count: {why_sick}" if why_sick else ""))
 

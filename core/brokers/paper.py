@@ -38,6 +38,7 @@ UNLIMITED = BrokerProfile(
     per_day_reserved=0,
     modifications=MODIFICATIONS,
     reads_by_id=True,
+    empty_book_proves=True,  # a table, read by one statement
 )
 
 

@@ -137,6 +137,8 @@ class BrokerProfile:
     reads_by_id: bool = False
     delivers: bool = False
     """CNC positions become holdings overnight and leave the positions (kite.trade/docs/connect/v3/portfolio)."""
+    empty_book_proves: bool = False
+    """Its book cannot be empty by mistake: then an empty one counts as evidence of absence."""
     commands_per_second: int | None = None
     """Cancels and modifies together: counted apart from orders, with the reads."""
 

@@ -39,6 +39,8 @@ async def record_book(journal: Journal, order_id: UUID, send_no: int, book: Book
 async def books_seen(journal: Journal, order_id: UUID, send_no: int) -> list[SeenBook]:
     async with transient("reading evidence"), journal.engine.connect() as connection:
         rows = await connection.execute(
-            select(SEEN.c.requested_at, SEEN.c.healthy).where(SEEN.c.order_id == order_id, SEEN.c.send_no == send_no)
+            select(SEEN.c.requested_at, SEEN.c.healthy, SEEN.c.rows).where(
+                SEEN.c.order_id == order_id, SEEN.c.send_no == send_no
+            )
         )
-        return [SeenBook(row.requested_at, row.healthy) for row in rows]
+        return [SeenBook(row.requested_at, row.healthy, row.rows == 0) for row in rows]

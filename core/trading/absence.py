@@ -18,39 +18,64 @@ class Verdict(StrEnum):
     PROVEN = "PROVEN"
     DAY_OVER = "DAY_OVER"
     """The send's trading day ended without proof: only a person can tell now."""
+    EMPTY = "EMPTY"
+    """Proof, were it not that every book was empty. A person is asked; a book that lists anything may still prove it."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeenBook:
-    """A book without our tag. Healthy: of the send's own account and day, holding every broker order the journal knows."""
+    """A book without our tag. Healthy: of the send's own account and day, holding every broker order the journal knows.
+
+    `empty`: it lists nothing at all, which holds everything we know only while we know nothing.
+    """
 
     requested_at: datetime
     healthy: bool
+    empty: bool = False
 
 
 def judge(
-    books: Iterable[SeenBook], *, deadline_at: datetime, send_day: date, today: date, durations: OrderDurations
+    books: Iterable[SeenBook],
+    *,
+    deadline_at: datetime,
+    send_day: date,
+    today: date,
+    durations: OrderDurations,
+    empty_proves: bool = False,
 ) -> tuple[Verdict, str]:
     """The verdict and, in words, the evidence it rests on.
 
     Proof: `absence_books` healthy books requested after the send deadline, each `absence_spacing` after the one before, the last at least
-    `absence_after` past the deadline.
+    `absence_after` past the deadline. A book that lists nothing proves nothing: a broker that has lost sight of its book for a while
+    answers the same. `empty_proves` says that this broker's empty book is as good as any other.
     """
-    spacing = timedelta(seconds=durations.absence_spacing)
-    counted: list[datetime] = []
-    for book in sorted(books, key=lambda b: b.requested_at):
-        if (
-            book.healthy
-            and book.requested_at > deadline_at
-            and (not counted or book.requested_at - counted[-1] >= spacing)
-        ):
-            counted.append(book.requested_at)
-    late_enough = bool(counted) and counted[-1] - deadline_at >= timedelta(seconds=durations.absence_after)
-    told = f"{len(counted)} healthy books without our tag"
-    if counted:
-        told += f", the last {(counted[-1] - deadline_at).total_seconds():.0f} s after the send deadline"
-    if len(counted) >= durations.absence_books and late_enough:
+    healthy = [book for book in books if book.healthy and book.requested_at > deadline_at]
+    listing = _spaced((book for book in healthy if empty_proves or not book.empty), durations)
+    told = f"{len(listing)} healthy books without our tag"
+    if listing:
+        told += f", the last {(listing[-1] - deadline_at).total_seconds():.0f} s after the send deadline"
+    if _proves(listing, deadline_at, durations):
         return Verdict.PROVEN, told
+    empty = _spaced((book for book in healthy if book.empty and not empty_proves), durations)
+    if empty:
+        told += f"; {len(empty)} empty ones, which prove nothing while no order of ours is known to be listed"
     if today > send_day:
         return Verdict.DAY_OVER, f"{told}; the trading day {send_day} is over without proof"
+    if not listing and _proves(empty, deadline_at, durations):
+        return Verdict.EMPTY, told
     return Verdict.WAITING, told
+
+
+def _spaced(books: Iterable[SeenBook], durations: OrderDurations) -> list[datetime]:
+    """Moments of the books that count: each far enough from the one before."""
+    spacing = timedelta(seconds=durations.absence_spacing)
+    counted: list[datetime] = []
+    for moment in sorted(book.requested_at for book in books):
+        if not counted or moment - counted[-1] >= spacing:
+            counted.append(moment)
+    return counted
+
+
+def _proves(moments: list[datetime], deadline_at: datetime, durations: OrderDurations) -> bool:
+    after = timedelta(seconds=durations.absence_after)
+    return len(moments) >= durations.absence_books and moments[-1] - deadline_at >= after

@@ -37,6 +37,36 @@ def test_the_verdict(seen: list[SeenBook], today: date, verdict: Verdict) -> Non
     assert "healthy books without our tag" in told
 
 
+def empty(*seconds: int) -> list[SeenBook]:
+    return [SeenBook(DEADLINE + timedelta(seconds=s), True, empty=True) for s in seconds]
+
+
+@pytest.mark.parametrize(
+    ("seen", "today", "verdict"),
+    [
+        (empty(60, 90), DAY, Verdict.WAITING),
+        (empty(60, 90, 119), DAY, Verdict.WAITING),
+        (empty(60, 90, 121), DAY, Verdict.EMPTY),
+        (empty(60, 90, 121), DAY + timedelta(days=1), Verdict.DAY_OVER),
+        (empty(60) + books(90, 121), DAY, Verdict.WAITING),  # the first is none
+        (empty(60, 90, 121) + books(151), DAY, Verdict.WAITING),  # the broker lists again: its books will prove it
+        (empty(60, 90, 121) + books(151, 181, 211), DAY, Verdict.PROVEN),
+    ],
+)
+def test_an_empty_book_proves_nothing_and_a_person_is_asked(
+    seen: list[SeenBook], today: date, verdict: Verdict
+) -> None:
+    found, told = judge(seen, deadline_at=DEADLINE, send_day=DAY, today=today, durations=OrderDurations())
+    assert found is verdict
+    assert verdict is Verdict.PROVEN or "which prove nothing" in told
+
+
+def test_an_empty_book_of_a_broker_that_cannot_lose_sight_of_it_is_one_like_any_other() -> None:
+    seen, durations = empty(60, 90, 121), OrderDurations()
+    found, _ = judge(seen, deadline_at=DEADLINE, send_day=DAY, today=DAY, durations=durations, empty_proves=True)
+    assert found is Verdict.PROVEN
+
+
 def test_durations_are_divided_by_one_factor_and_guards_keep_a_floor() -> None:
     fast = OrderDurations().scaled(100)
     assert fast.absence_after == pytest.approx(1.2)
