@@ -6,7 +6,6 @@ Closes FOREIGN only where a person typed --include-foreign; each such send is cl
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,24 +17,53 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities.heartbeats import beating
+from activities.kill_holdings import key_of
 from core import kill_work, logging
 from core.brokers.pacer import Pacer
 from core.brokers.port import Book, BookRow, BrokerPosition, PlaceRequest, Trader
 from core.brokers.reader import BookReader
 from core.clock import utc_now
+from core.config import home
 from core.errors import BrokerError, NotPlaced, OutcomeUnknown, Transient
-from core.kill_work import AccountOrder, AccountPosition, AccountSeen, KillInput
+from core.flatten_file import read_sends
+from core.kill_work import AccountOrder, AccountPosition, AccountSeen, AccountUnbooked, KillInput
 from core.storage import kill_foreign as foreign
 from core.storage.claims import LeaseProof
+from core.storage.flatten import to_be_booked
 from core.storage.journal import Journal
-from core.storage.kill import open_business, read_kill, sends_known
+from core.storage.kill import beyond_the_journal, open_business, read_kill, sends_known
 from core.storage.kill_foreign import ForeignExit
-from core.trading.types import OrderType, Side, Validity
+from core.trading.kill import Key
+from core.trading.types import OrderType, Product, Side, Validity
 
 log = logging.get(__name__)
 
 MOST = 5
 """Exits of one foreign position under one switch: what these do not close is a person's."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """The account at one moment."""
+
+    book: Book
+    positions: tuple[BrokerPosition, ...]
+    unbooked: tuple[AccountUnbooked, ...]
+    flattened: frozenset[Key]
+
+    @property
+    def moving(self) -> set[Key]:
+        """Positions with something of ours that is to be booked: how much of them is not ours cannot be told."""
+        return {(row.instrument, Product(row.product)) for row in self.unbooked} | self.flattened
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """The next exit of what is not ours in a position. `number` counts those of this switch."""
+
+    position: BrokerPosition
+    quantity: int
+    number: int
 
 
 @dataclass(slots=True)
@@ -53,7 +81,7 @@ class KillBrokerCalls:
         """Positions and working orders, asked for now."""
         structlog.contextvars.bind_contextvars(broker=kill.broker.value, correlation_id=str(kill.kill_id))
         async with beating():
-            book, positions = await self._see()
+            look = await self._see(kill.account)
             return AccountSeen(
                 positions=tuple(
                     AccountPosition(
@@ -62,21 +90,36 @@ class KillBrokerCalls:
                         quantity=row.quantity,
                         instrument_token=row.instrument_token,
                     )
-                    for row in positions
+                    for row in look.positions
                 ),
                 working=tuple(
                     AccountOrder(broker_order_id=row.broker_order_id, tags=row.tags, what=_what(row))
-                    for row in book.rows
+                    for row in look.book.rows
                     if not row.is_end
                 ),
+                unbooked=look.unbooked,
+                flattened=tuple((name, product.value) for name, product in sorted(look.flattened)),
             )
 
-    async def _see(self) -> tuple[Book, Sequence[BrokerPosition]]:
+    async def _see(self, account: str) -> _Look:
+        """Positions first: a fill that is in them is in the book that is read after them, so none of ours looks like somebody else's."""
         try:
+            positions = await self.trader.positions()
             book = await self.reader.book(not_before=time.monotonic())
-            return book, await self.trader.positions()
         except (BrokerError, Transient) as error:
             raise _again(type(error).__name__, f"the account cannot be read: {error}") from error
+        unbooked = tuple(
+            AccountUnbooked(
+                order_id=send.order_id,
+                strategy_id=send.strategy_id,
+                instrument=_name(row),
+                product=row.product.value,
+                what=f"{row.side} {row.filled_quantity} {_name(row)} {row.product} filled ({row.broker_order_id})",
+            )
+            for row, send in await beyond_the_journal(self.journal.engine, book.rows)
+        )
+        flattened = await to_be_booked(self.journal, read_sends(home()), account, self.proof.target, book.rows)
+        return _Look(book, tuple(positions), unbooked, flattened)
 
     @activity.defn(name=kill_work.CLOSE_FOREIGN)
     async def close_foreign(self, kill: KillInput) -> tuple[str, ...]:
@@ -86,14 +129,15 @@ class KillBrokerCalls:
             record = await read_kill(self.journal.engine, kill.kill_id)
             if record is None or record.released_at is not None or not record.include_foreign:
                 return ()
-            book, positions = await self._see()
-            sends = await foreign.foreign_sends(self.journal.engine, kill.kill_id)
-            await self._follow(sends, book)
-            lost = _lost(kill, await foreign.foreign_sends(self.journal.engine, kill.kill_id))
-            told, working = await self._cancel(book, {row["tag"] for row in sends})
+            look = await self._see(kill.account)
+            sends = await foreign.sends_that_count(self.journal.engine, kill.account, kill.kill_id)
+            await self._follow(sends, look.book)
+            lost = _lost(kill, await foreign.sends_that_count(self.journal.engine, kill.account, kill.kill_id))
+            told, working = await self._cancel(look.book, {row["tag"] for row in sends})
             if working:
                 return (*lost, *told)
-            told += await self._close(kill, positions)
+            for position in look.positions:
+                told += await self._close(kill, _key(position), look)
             return (*lost, *told)
 
     async def _follow(self, sends: list[dict[str, Any]], book: Book) -> None:
@@ -125,37 +169,45 @@ class KillBrokerCalls:
                 told.append(f"cancel of {_what(row)} ({row.broker_order_id}): {error}")
         return told, len(rows)
 
-    async def _close(self, kill: KillInput, positions: Sequence[BrokerPosition]) -> list[str]:
-        business = await open_business(self.journal.engine, kill.account)
-        ours: dict[tuple[str, str], int] = defaultdict(int)
-        for held in business.positions:
-            ours[held["instrument"], held["product"]] += held["quantity"]
-        moving = {(order["instrument"], order["product"]) for order in business.orders}
-        sends = await foreign.foreign_sends(self.journal.engine, kill.kill_id)
-        told: list[str] = []
-        for position in positions:
-            key = (_name(position), position.product.value)
-            mine = [row for row in sends if (row["instrument"], row["product"]) == key]
-            quantity = position.quantity - ours[key]
-            # Never past the broker's net: of a position that ours offset, only what the broker shows.
-            quantity = min(quantity, position.quantity) if position.quantity > 0 else max(quantity, position.quantity)
-            if quantity * position.quantity <= 0 or key in moving:
-                continue
-            if any(row["state"] in {foreign.SENDING, foreign.SENT} for row in mine):
-                continue  # its own exit is under way, or in doubt: the book tells, and a person where it does not
-            if len(mine) >= MOST:
-                told.append(f"{quantity:+d} {key[0]} {key[1]}: {MOST} exits did not close it ({mine[-1]['answer']})")
-                continue
-            told += await self._send(kill, position, abs(quantity), len(mine))
-        return told
-
-    async def _send(self, kill: KillInput, position: BrokerPosition, quantity: int, number: int) -> list[str]:
-        side = Side.SELL if position.quantity > 0 else Side.BUY
-        wanted = ForeignExit(
-            kill.kill_id, kill.account, _name(position), position.product.value, side.value, quantity, number
-        )
+    async def _close(self, kill: KillInput, key: Key, before: _Look) -> list[str]:
+        """Judged by `before` whether anything is to be done, and by a look taken when it may leave at last how much."""
+        wanted = await self._wanted(kill, key, before)
+        if not isinstance(wanted, _Wanted):
+            return wanted
         if not await self.pacer.acquire(urgent=True):
             raise _again("PacerBusy", "no token of the broker's rate limit became free")
+        wanted = await self._wanted(kill, key, await self._see(kill.account))
+        return await self._send(kill, wanted) if isinstance(wanted, _Wanted) else wanted
+
+    async def _wanted(self, kill: KillInput, key: Key, look: _Look) -> _Wanted | list[str]:
+        """The exit of what is not ours in one position; or none, with what a person is told of it."""
+        position = next((row for row in look.positions if _key(row) == key), None)
+        if position is None or key in look.moving:
+            return []
+        business = await open_business(self.journal.engine, kill.account)
+        ours = sum(held["quantity"] for held in business.positions if key_of(held) == key)
+        quantity = position.quantity - ours
+        # Never past the broker's net: of a position that ours offset, only what the broker shows.
+        quantity = min(quantity, position.quantity) if position.quantity > 0 else max(quantity, position.quantity)
+        if quantity * position.quantity <= 0 or any(key_of(order) == key for order in business.orders):
+            return []
+        rows = await foreign.sends_that_count(self.journal.engine, kill.account, kill.kill_id)
+        rows = [row for row in rows if key_of(row) == key]
+        if any(row["state"] in {foreign.SENDING, foreign.SENT} for row in rows):
+            return []  # its own exit, or an earlier switch's, is under way or in doubt: the book tells, and a person where it does not
+        if any(_key(row) == key and not row.is_end for row in look.book.rows):
+            return [f"an order works in {key[0]} {key[1]}: no exit goes beside it"]
+        mine = [row for row in rows if row["kill_id"] == kill.kill_id]
+        if len(mine) >= MOST:
+            return [f"{quantity:+d} {key[0]} {key[1]}: {MOST} exits did not close it ({mine[-1]['answer']})"]
+        return _Wanted(position, abs(quantity), len(mine))
+
+    async def _send(self, kill: KillInput, exit_: _Wanted) -> list[str]:
+        position, quantity = exit_.position, exit_.quantity
+        side = Side.SELL if position.quantity > 0 else Side.BUY
+        wanted = ForeignExit(
+            kill.kill_id, kill.account, _name(position), position.product.value, side.value, quantity, exit_.number
+        )
         deadline = time.monotonic() + kill.durations.send_deadline
         if not await foreign.claim_foreign(self.journal.engine, wanted, self.proof, kill.durations.send_deadline):
             return [
@@ -206,6 +258,10 @@ def _request(position: BrokerPosition, side: Side, wanted: ForeignExit, deadline
         trigger_price=None,
         deadline=deadline,
     )
+
+
+def _key(row: BrokerPosition | BookRow) -> Key:
+    return _name(row), row.product
 
 
 def _name(row: BrokerPosition | BookRow) -> str:

@@ -18,6 +18,7 @@ from temporalio import activity
 from temporalio.client import Client
 
 from activities.heartbeats import beating
+from activities.kill_holdings import holdings, in_scope, key_of, what
 from core import failpoints, ids, kill_work, logging
 from core.clock import utc_now
 from core.events import topics
@@ -31,18 +32,16 @@ from core.storage.kill import Attempt, Business, KillRecord
 from core.storage.kill_foreign import open_foreign
 from core.trading.calendar import TradingCalendar, session_kind
 from core.trading.commands import CommandKind
-from core.trading.kill import Exit, Held, Key, Net, plan
+from core.trading.kill import Exit, Key, Net, plan
 from core.trading.signals import Signal
-from core.trading.types import Broker, Exchange, Intent, OrderStatus, OrderType, Product, SendState, Validity
+from core.trading.types import Broker, Exchange, Intent, OrderStatus, OrderType, Product, Validity
 
 log = logging.get(__name__)
 
 AT_ONCE = 8
 """Cancels asked for side by side: fewer than the journal has connections."""
 
-_IN_DOUBT = frozenset({OrderStatus.UNKNOWN, OrderStatus.UNRESOLVED})
 _RESTING = frozenset({OrderStatus.SUBMITTED, OrderStatus.ACKED, OrderStatus.PARTIALLY_FILLED})
-_CLAIMED = frozenset({SendState.SENDING, SendState.SENT, SendState.UNKNOWN})
 
 
 def record_of(kill: KillInput) -> KillRecord:
@@ -86,7 +85,9 @@ class KillCalls:
             business = await store.open_business(self.engine, kill.account)
             now, gate = utc_now(), asyncio.Semaphore(AT_ONCE)
             wanted = [
-                order for order in business.orders if _in_scope(kill, order) and self._to_cancel(kill, order, now)
+                order
+                for order in business.orders
+                if in_scope(kill.strategy_id, order) and self._to_cancel(kill, order, now)
             ]
 
             async def one(order: dict[str, Any]) -> str:
@@ -117,10 +118,10 @@ class KillCalls:
             )  # fmt: skip
             await failpoints.reached("kill.after_cancel")
             if before is None:
-                log.info("cancel asked", order_id=str(order["order_id"]), what=_what(order))
+                log.info("cancel asked", order_id=str(order["order_id"]), what=what(order))
             gone = asked.workflow_gone and not asked.is_finished
-            return f"{_what(order)}: its workflow is gone, reconciliation starts it again" if gone else ""
-        return f"{_what(order)}: a thousand cancels did not end it"
+            return f"{what(order)}: its workflow is gone, reconciliation starts it again" if gone else ""
+        return f"{what(order)}: a thousand cancels did not end it"
 
     @activity.defn(name=kill_work.EXIT_POSITIONS)
     async def exit_positions(self, asked: SeenInput) -> KillView:
@@ -130,12 +131,12 @@ class KillCalls:
         async with beating():
             record = await store.read_kill(self.engine, kill.kill_id)
             business = await store.open_business(self.engine, kill.account)
-            mine = [order for order in business.orders if _in_scope(kill, order)]
+            mine = [order for order in business.orders if in_scope(kill.strategy_id, order)]
             working = [_kill_order(order) for order in mine]
-            nets = plan(_held(kill, business), _at_broker(asked.seen))
+            nets = plan(holdings(kill.broker, kill.strategy_id, business), _at_broker(asked.seen))
             if record is None or record.released_at is not None:
                 return KillView(working=tuple(working), nets=tuple(_kill_net(net) for net in nets), released=True)
-            waits, stuck, exits = await self._exits(kill, mine, nets)
+            waits, stuck, exits = await self._exits(kill, mine, nets, asked.seen)
             late, foreign = await self._not_in_the_journal(kill, asked.seen, business)
             foreign_open = await open_foreign(self.engine, kill.kill_id) if kill.include_foreign else ()
             return KillView(
@@ -150,7 +151,7 @@ class KillCalls:
             )
 
     async def _exits(
-        self, kill: KillInput, mine: list[dict[str, Any]], nets: tuple[Net, ...]
+        self, kill: KillInput, mine: list[dict[str, Any]], nets: tuple[Net, ...], seen: AccountSeen
     ) -> tuple[tuple[str, ...], tuple[str, ...], int]:
         waits: list[str] = []
         stuck: list[str] = []
@@ -158,16 +159,20 @@ class KillCalls:
         for order in mine:
             if OrderStatus(order["status"]) is OrderStatus.UNRESOLVED:
                 stuck.append(
-                    f"{_what(order)} is UNRESOLVED ({order['reason']}): `alpha-panda resolve {order['order_id']}`"
+                    f"{what(order)} is UNRESOLVED ({order['reason']}): `alpha-panda resolve {order['order_id']}`"
                 )
+        moving, flattened = _moving(seen), _flattened(seen)
         for net in nets:
+            if net.key in flattened:
+                waits.append(f"{net.key[0]} {net.key[1]}: what `flatten --direct` closed of it is booked first")
+                continue
             for exit_ in net.exits:
                 told, is_new = await self._exit(kill, exit_)
                 waits += [told] if told else []
                 exits += is_new
             if net.note and not net.exits:
                 words = f"{net.key[0]} {net.key[1]}: {net.note}"
-                held_back = net.exiting or any((order["instrument"], order["product"]) == net.key for order in mine)
+                held_back = net.exiting or net.key in moving or any(key_of(order) == net.key for order in mine)
                 (waits if held_back else stuck).append(words)
         return tuple(dict.fromkeys(waits)), tuple(dict.fromkeys(stuck)), exits
 
@@ -193,7 +198,7 @@ class KillCalls:
         for order in mine:
             if order["source"] == kill_work.SOURCE and not self._is_open(order["exchange"], now):
                 opens = self.calendar.next_open(session_kind(Exchange(order["exchange"])), now)
-                yield f"{order['exchange']} is closed: {_what(order)} waits for {opens:%Y-%m-%d %H:%M} UTC"
+                yield f"{order['exchange']} is closed: {what(order)} waits for {opens:%Y-%m-%d %H:%M} UTC"
 
     def _is_open(self, exchange: str, now: datetime) -> bool:
         return self.calendar.phase(session_kind(Exchange(exchange)), now).is_open
@@ -215,10 +220,15 @@ class KillCalls:
                 late.append(
                     KillOrder(order_id=send.order_id, what=row.what, status="ended here, working at the broker")
                 )
+        for unbooked in seen.unbooked:
+            if unbooked.order_id not in open_ids and kill.strategy_id in (None, unbooked.strategy_id):
+                late.append(
+                    KillOrder(order_id=unbooked.order_id, what=unbooked.what, status="ended here, fills not booked yet")
+                )
         ours: dict[Key, int] = defaultdict(int)
         for position in business.positions:
-            ours[position["instrument"], Product(position["product"])] += position["quantity"]
-        moving = {(order["instrument"], Product(order["product"])) for order in business.orders}
+            ours[key_of(position)] += position["quantity"]
+        moving = {key_of(order) for order in business.orders} | _moving(seen)
         for key, quantity in _at_broker(seen).items():
             if quantity != ours[key] and key not in moving:
                 foreign.append(f"position {quantity - ours[key]:+d} {key[0]} {key[1]}")
@@ -241,62 +251,23 @@ class KillCalls:
         structlog.contextvars.bind_contextvars(broker=self.broker.value, correlation_id=str(kill.kill_id))
 
 
-def _in_scope(kill: KillInput, order: dict[str, Any]) -> bool:
-    return kill.strategy_id in (None, order["strategy_id"])
-
-
-def _held(kill: KillInput, business: Business) -> list[Held]:
-    in_doubt = {
-        order["instrument_token"]: f"{_what(order)} is {order['status']}: nobody knows what is really held"
-        for order in business.orders
-        if OrderStatus(order["status"]) in _IN_DOUBT
-    }
-    cancelling: dict[tuple[int, str], str] = {
-        (order["instrument_token"], order["product"]): f"waits for the end of {_what(order)}"
-        for order in business.orders
-        if _in_scope(kill, order) and order["source"] != kill_work.SOURCE
-    }
-    rows: list[Held] = []
-    for position in business.positions:
-        token, product = position["instrument_token"], position["product"]
-        rows.append(
-            Held(
-                position["instance"],
-                position["instrument"],
-                token,
-                Product(product),
-                position["quantity"],
-                sum(_left(order) for order in business.orders if _exits(order, position)),
-                kill.strategy_id is None or position["instance"] == f"{kill.strategy_id}@{kill.broker}",
-                in_doubt.get(token) or cancelling.get((token, product), ""),
-            )
-        )
-    return rows
-
-
-def _exits(order: dict[str, Any], position: dict[str, Any]) -> bool:
-    same = all(order[name] == position[name] for name in ("instance", "instrument_token", "product"))
-    return same and order["intent"] == Intent.EXIT.value
-
-
-def _left(order: dict[str, Any]) -> int:
-    """What an exit may still take: once claimed, no more than was sent."""
-    left: int = order["quantity"] - order["filled_quantity"]
-    return max(min(left, order["send_quantity"]) if order["send_state"] in _CLAIMED else left, 0)
-
-
 def _at_broker(seen: AccountSeen) -> dict[Key, int]:
     return {(row.instrument, Product(row.product)): row.quantity for row in seen.positions}
 
 
-def _what(order: dict[str, Any]) -> str:
-    return f"{order['side']} {order['quantity']} {order['tradingsymbol']} of {order['instance']}"
+def _moving(seen: AccountSeen) -> set[Key]:
+    """Positions with fills of ours that are not booked: the broker's net there says nothing of what is not ours."""
+    return {(row.instrument, Product(row.product)) for row in seen.unbooked} | _flattened(seen)
+
+
+def _flattened(seen: AccountSeen) -> set[Key]:
+    return {(name, Product(product)) for name, product in seen.flattened}
 
 
 def _kill_order(order: dict[str, Any]) -> KillOrder:
     return KillOrder(
         order_id=order["order_id"],
-        what=f"{_what(order)} ({order['filled_quantity']}/{order['quantity']} filled)",
+        what=f"{what(order)} ({order['filled_quantity']}/{order['quantity']} filled)",
         status=order["status"],
         ours_to_wait_for=order["source"] == kill_work.SOURCE,
     )

@@ -23,6 +23,11 @@ def trading_day(moment: datetime) -> date:
     return (to_ist(moment) - timedelta(hours=DAY_ROLL_HOUR)).date()
 
 
+def day_began(day: date) -> datetime:
+    """The first moment of a trading day, in UTC: 06:00 IST."""
+    return datetime(day.year, day.month, day.day, DAY_ROLL_HOUR, tzinfo=IST).astimezone(UTC)
+
+
 def from_epoch(seconds: int) -> datetime:
     """Kite's exchange timestamps are UTC epoch seconds."""
     return datetime.fromtimestamp(seconds, UTC)

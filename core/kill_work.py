@@ -49,11 +49,25 @@ class AccountOrder(_Model):
     what: str
 
 
+class AccountUnbooked(_Model):
+    """A row of the book that is ours and shows more filled than the journal has booked."""
+
+    order_id: UUID
+    strategy_id: str
+    instrument: str
+    product: str
+    what: str
+
+
 class AccountSeen(_Model):
     """What the broker shows of the account."""
 
     positions: tuple[AccountPosition, ...] = ()
     working: tuple[AccountOrder, ...] = ()
+    unbooked: tuple[AccountUnbooked, ...] = ()
+    """Ours, to be booked: what they make of a position is not somebody else's."""
+    flattened: tuple[tuple[str, str], ...] = ()
+    """Instrument and product of positions in which `flatten --direct` did something that is to be booked."""
 
 
 class KillOrder(_Model):

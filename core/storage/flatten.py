@@ -37,6 +37,9 @@ Key = tuple[str, Product]
 CLOCKS = timedelta(seconds=5)
 """How far the exchange's times and ours may be apart."""
 
+ON_ITS_WAY = timedelta(minutes=2)
+"""So long after its deadline a send may still turn up in the book."""
+
 PART = "~"
 """Between a trade's id and the number of its part, where one trade closed positions of several instances."""
 
@@ -80,6 +83,33 @@ def ended_in_book(
             fills = tuple(SeenFill(t.trade_id, t.quantity, t.price, t.filled_at) for t in listed)
             found.append(Ended(send, row.broker_order_id, fills))
     return found
+
+
+async def to_be_booked(
+    journal: Journal, sends: Iterable[FlattenSend], account: str, target: str, rows: Sequence[BookRow]
+) -> frozenset[Key]:
+    """Positions in which flatten closed something, or may have, that is not booked yet: what the journal says of them is too much.
+
+    Raises:
+        Transient: the database is away.
+    """
+    by_tag = {tag: row for row in rows for tag in row.tags}
+    there = {send.line.tag: send.key for send in sends if _of(send, account, target) and _may_have_filled(send, by_tag)}
+    if not there:
+        return frozenset()
+    query = select(BOOKED.c.tag).where(BOOKED.c.tag.in_(list(there)))
+    async with transient("looking for exits of flatten"), journal.engine.connect() as connection:
+        done = set((await connection.execute(query)).scalars())
+    return frozenset(key for tag, key in there.items() if tag not in done)
+
+
+def _may_have_filled(send: FlattenSend, by_tag: Mapping[str, BookRow]) -> bool:
+    if not send.is_open:
+        return bool(send.trades)
+    row = by_tag.get(send.line.tag)
+    if row is None:
+        return utc_now() - send.line.deadline_at < ON_ITS_WAY
+    return row.filled_quantity > 0 or not row.is_end
 
 
 def _of(send: FlattenSend, account: str, target: str) -> bool:

@@ -5,26 +5,30 @@ The flag is set and lifted under the account's lock, so every risk decision come
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, bindparam, insert, or_, select, update
+from sqlalchemy import and_, bindparam, func, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from core import ids
+from core.brokers.port import BookRow
 from core.clock import utc_now
 from core.errors import AlphaPandaError
 from core.storage.db import transient
-from core.storage.journal import ORDERS, SENDS
+from core.storage.journal import FILLS, ORDERS, SENDS
 from core.storage.models import AccountRow, PositionRow, RiskDecisionRow, table_of
+from core.storage.models_flatten import FlattenBookedRow
 from core.storage.models_kill import KillRow
 
 ACCOUNTS = table_of(AccountRow)
 KILLS = table_of(KillRow)
+FLATTENED = table_of(FlattenBookedRow)
 POSITIONS = table_of(PositionRow)
 DECISIONS = table_of(RiskDecisionRow)
 
@@ -247,6 +251,32 @@ class KnownSend:
 
     order_id: UUID
     strategy_id: str
+
+
+async def beyond_the_journal(engine: AsyncEngine, rows: Iterable[BookRow]) -> list[tuple[BookRow, KnownSend]]:
+    """Those of the book's rows that are ours and show more filled than is booked. What flatten closed of others' is theirs.
+
+    Raises:
+        Transient: the database is away.
+    """
+    filled = [row for row in rows if row.filled_quantity > 0]
+    names = [row.broker_order_id for row in filled]
+    known = await sends_known(engine, [tag for row in filled for tag in row.tags], names)
+    booked = select(FILLS.c.broker_order_id, func.sum(FILLS.c.quantity)).where(FILLS.c.broker_order_id.in_(names))
+    theirs = select(FLATTENED.c.broker_order_id, FLATTENED.c.total - FLATTENED.c.ours).where(
+        FLATTENED.c.broker_order_id.in_(names)
+    )
+    async with transient("comparing fills with the book"), engine.connect() as connection:
+        there: dict[str, int] = defaultdict(int)
+        for query in (booked.group_by(FILLS.c.broker_order_id), theirs):
+            for name, quantity in await connection.execute(query):
+                there[name] += int(quantity)
+    found = []
+    for row in filled:
+        send = next((known[name] for name in (row.broker_order_id, *row.tags) if name in known), None)
+        if send is not None and row.filled_quantity > there[row.broker_order_id]:
+            found.append((row, send))
+    return found
 
 
 async def sends_known(

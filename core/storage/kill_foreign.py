@@ -10,12 +10,12 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, literal, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from core import ids
-from core.clock import utc_now
+from core.clock import day_began, trading_day, utc_now
 from core.storage.claims import LEASES, LeaseProof
 from core.storage.db import transient
 from core.storage.models import table_of
@@ -47,7 +47,8 @@ class ForeignExit:
 
 
 async def claim_foreign(engine: AsyncEngine, wanted: ForeignExit, proof: LeaseProof, deadline_s: float) -> bool:
-    """Take the right to send, for good; False where it was taken before, the lease is another's, or the switch was released.
+    """Take the right to send, for good; False where it was taken before, another exit of the position is at work (also an earlier
+    switch's), the lease is another's, or the switch was released.
 
     Raises:
         Transient: the database is away. Whether the claim was committed is then unknown, and nothing may be sent.
@@ -74,6 +75,11 @@ async def claim_foreign(engine: AsyncEngine, wanted: ForeignExit, proof: LeasePr
             LEASES.c.epoch == proof.epoch,
             LEASES.c.expires_at > func.clock_timestamp(),
             KILLS.c.released_at.is_(None),
+            ~exists().where(
+                _at_work(wanted.account),
+                SENDS.c.instrument == wanted.instrument,
+                SENDS.c.product == wanted.product,
+            ),
         )
     )
     statement = insert(SENDS).from_select(list(values), allowed).on_conflict_do_nothing().returning(SENDS.c.tag)
@@ -96,6 +102,22 @@ async def foreign_sends(engine: AsyncEngine, kill_id: UUID) -> list[dict[str, An
     query = select(SENDS).where(SENDS.c.kill_id == kill_id).order_by(SENDS.c.claimed_at)
     async with transient("reading exits of what is not ours"), engine.connect() as connection:
         return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+
+async def sends_that_count(engine: AsyncEngine, account: str, kill_id: UUID) -> list[dict[str, Any]]:
+    """All of this switch's, and those of the account's earlier ones that may still be at work today, oldest first.
+
+    An order of an earlier trading day works no more; what it did is in the positions.
+    """
+    query = select(SENDS).where(or_(SENDS.c.kill_id == kill_id, _at_work(account))).order_by(SENDS.c.claimed_at)
+    async with transient("reading exits of what is not ours"), engine.connect() as connection:
+        return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+
+def _at_work(account: str) -> ColumnElement[bool]:
+    """Sent on the present trading day, and the book has not shown its end."""
+    today = day_began(trading_day(utc_now()))
+    return and_(SENDS.c.account == account, SENDS.c.state.in_((SENDING, SENT)), SENDS.c.claimed_at >= today)
 
 
 async def open_foreign(engine: AsyncEngine, kill_id: UUID) -> tuple[str, ...]:
