@@ -362,7 +362,7 @@ def view(
     return OrderView(
         status=found.status,
         send_no=order["send_no"],
-        quantity=found.send["quantity"],
+        quantity=found.filled_before + found.send["quantity"],
         filled_quantity=order["filled_quantity"],
         average_price=order["average_price"],
         broker_order_id=order["broker_order_id"],

@@ -36,6 +36,7 @@ from core.storage.journal import Journal
 from core.storage.reconcile import Booked, Day, OurSend, booked, load_day, our_sends, store_judged
 from core.trading.durations import OrderDurations
 from core.trading.reconcile import Comparison, DayTrade, LineKey, compare, moving_lines
+from core.trading.types import SendState
 
 FOREIGN_LISTED = 100
 """Most foreign orders one report names; all are counted."""
@@ -207,7 +208,7 @@ class ReconcileBook:
                 if not known or unbooked or row.is_end:
                     await self._hint(send.order_id, row)
                     done.hinted.append(send.order_id)
-            elif not known or unbooked or not row.is_end:
+            elif not known or unbooked or not row.is_end or look.listed(row) < row.filled_quantity or _may_move(send):
                 late = await self.commands.adopt_late_row(
                     LateRowInput(broker_order_id=row.broker_order_id, durations=self.durations)
                 )
@@ -268,6 +269,11 @@ class ReconcileBook:
             foreign_trades=_count_foreign(look),
             seen=seen,
         )
+
+
+def _may_move(send: OurSend) -> bool:
+    """Exits leave room for it until it is shown to have ended with all its fills booked."""
+    return send.state is SendState.LATE
 
 
 def _told(mended: _Mended, comparison: Comparison | None, look: _Look, why_not: str | None = None) -> Compared:

@@ -76,11 +76,15 @@ class OrderUpdates:
                 "an update of an order that is not ours", broker=broker.value, broker_order_id=update.broker_order_id
             )
             return
-        order_id, correlation_id = found
         structlog.contextvars.bind_contextvars(
-            broker=broker.value, order_id=str(order_id), correlation_id=str(correlation_id)
+            broker=broker.value, order_id=str(found.order_id), correlation_id=str(found.correlation_id)
         )
-        handle = self._client.get_workflow_handle(order_workflow_id(broker, order_id))
+        if found.late:
+            log.warning(
+                "a send that was given up turned up", broker_order_id=update.broker_order_id, status=update.status
+            )
+            await ask_now(self._client, self._settings, broker, "a send that was given up turned up")
+        handle = self._client.get_workflow_handle(order_workflow_id(broker, found.order_id))
         await failpoints.reached("hint.before_signal")
         try:
             await handle.signal(order_work.HINT, BrokerHint(status=update.status, source=update.source))

@@ -5,13 +5,13 @@ Every method is one transaction, like the journal's own. Nothing here reopens an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Text, and_, cast, exists, func, or_, select, update
+from sqlalchemy import Exists, Text, and_, cast, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from core.brokers.port import BookRow, Trade
@@ -59,7 +59,7 @@ class CommandJournal(Journal):
             order["tick_size"],
             order["lot_size"],
             found.send["quantity"],
-            order["filled_quantity"],
+            found.send_filled,
             sent,
         )
 
@@ -95,12 +95,7 @@ class CommandJournal(Journal):
                 .where(
                     COMMANDS.c.request_id == request_id,
                     COMMANDS.c.state.in_(states),
-                    exists().where(
-                        LEASES.c.name == proof.name,
-                        LEASES.c.holder == proof.holder,
-                        LEASES.c.epoch == proof.epoch,
-                        LEASES.c.expires_at > func.clock_timestamp(),
-                    ),
+                    _is_ours(proof),
                 )
                 .values(state=CommandState.SENT.value, sent_at=func.coalesce(COMMANDS.c.sent_at, utc_now()))
             )
@@ -109,13 +104,7 @@ class CommandJournal(Journal):
     async def holds(self, proof: LeaseProof) -> bool:
         """Whether the lease is ours this moment, by database time."""
         async with transient("looking at the lease"), self.engine.connect() as connection:
-            ours = exists().where(
-                LEASES.c.name == proof.name,
-                LEASES.c.holder == proof.holder,
-                LEASES.c.epoch == proof.epoch,
-                LEASES.c.expires_at > func.clock_timestamp(),
-            )
-            return bool(await connection.scalar(select(ours)))
+            return bool(await connection.scalar(select(_is_ours(proof))))
 
     async def not_sent(self, request_id: UUID, answer: str) -> None:
         """Nothing left for certain: the command may be sent later, and does not count as sent."""
@@ -169,14 +158,7 @@ class CommandJournal(Journal):
         async with self._work(order_id) as work:
             if work.order["status"] != OrderStatus.UNRESOLVED:
                 return _result(work)
-            await work.set_send(
-                work.send["send_no"],
-                state=SendState.SENT,
-                broker_order_id=broker_order_id,
-                answered_at=utc_now(),
-                answer=why,
-            )
-            work.order["broker_order_id"] = broker_order_id
+            await _answered(work, broker_order_id, why)
             self._advance(work, OrderStatus.SUBMITTED, why)
             await finish(work.connection, request_id, CommandOutcome.APPLIED, why)
         return _result(work)
@@ -189,17 +171,10 @@ class CommandJournal(Journal):
         async with self._work(order_id) as work:
             if work.order["status"] != OrderStatus.UNRESOLVED:
                 return _result(work)
-            await work.set_send(
-                work.send["send_no"],
-                state=SendState.SENT,
-                broker_order_id=broker_order_id,
-                answered_at=utc_now(),
-                answer=why,
-            )
-            work.order["broker_order_id"] = broker_order_id
-            booked = await _booked(work, broker_order_id)
-            if fill.trade_id not in booked:
-                full = sum(booked.values()) + fill.quantity >= work.send["quantity"]
+            await _answered(work, broker_order_id, why)
+            if fill.trade_id not in await _booked(work, broker_order_id):
+                filled = work.order["filled_quantity"] - work.filled_before
+                full = filled + fill.quantity >= work.send["quantity"]
                 self._advance(work, OrderStatus.SUBMITTED)
                 self._advance(work, OrderStatus.ACKED)
                 record = await self._book(work, fill, broker_order_id)
@@ -236,16 +211,34 @@ class CommandJournal(Journal):
         async with self._work(order_id) as work:
             mine = [each for each in work.sends if each["tag"] in row.tags]
             send = next(iter(mine or [s for s in work.sends if s["broker_order_id"] == row.broker_order_id]))
-            if _is_followed(work, send):
+            if work.is_followed(send):
                 return None
-            new = await self._record_late(work, send["send_no"], row)
+            is_new = await self._recognise(work, send, row)
             booked = await self._book_late(work, row, trades)
+            working_first = await self._keep_late(work, send["send_no"], row)
             state = OrderStatus(work.order["status"])
             told = (
                 f"broker order {row.broker_order_id} is {row.status} in the book, filled "
                 f"{row.filled_quantity}/{row.quantity}; our order is {state}"
             )
-        return LateRow(_result(work), send["send_no"], new, booked, not row.is_end, told)
+        return LateRow(_result(work), send["send_no"], is_new or working_first, booked, not row.is_end, told)
+
+    async def end_past_late(self, account: str, day: date) -> list[UUID]:
+        """Late sends of days before `day`: no order outlives its day at the broker, and no book lists what it still filled, so exits
+        do not wait for it any longer. Returns the orders, for a person to compare with the contract note.
+
+        Raises:
+            Transient: the database is away.
+        """
+        told = f"its day ended with fills of it not listed: nobody waits for them since {day}"
+        statement = (
+            update(SENDS)
+            .where(SENDS.c.state == SendState.LATE.value, SENDS.c.account == account, SENDS.c.trading_day < day)
+            .values(state=SendState.LATE_ENDED.value, answer=func.concat_ws("; ", SENDS.c.answer, told))
+            .returning(SENDS.c.order_id)
+        )
+        async with transient("ending late sends of past days"), self.engine.begin() as connection:
+            return list((await connection.execute(statement)).scalars())
 
     async def _order_of(self, row: BookRow, account: str) -> UUID | None:
         """By our tag; else by the broker's id, which says something within one account and, where the row tells its time, one day."""
@@ -258,27 +251,35 @@ class CommandJournal(Journal):
             found: UUID | None = await connection.scalar(query.limit(1))
             return found
 
-    async def _record_late(self, work: _Work, send_no: int, row: BookRow) -> bool:
-        """LATE while the broker works on it (exits then leave room for it), LATE_ENDED afterwards. True: not known before."""
-        send = next(s for s in work.sends if s["send_no"] == send_no)
-        state = SendState.LATE_ENDED if row.is_end else SendState.LATE
-        known = send["broker_order_id"] == row.broker_order_id
-        if known and (send["state"] == state or (row.is_end and send["state"] == SendState.SENT)):
+    async def _recognise(self, work: _Work, send: Mapping[str, Any], row: BookRow) -> bool:
+        """The send answers to this broker order from now on. True: not known before."""
+        if send["broker_order_id"] == row.broker_order_id:
             return False
-        values: dict[str, Any] = {"state": state}
-        if not known:
-            before = f"{send['answer']}; " if send["answer"] else ""
-            values |= {
-                "broker_order_id": row.broker_order_id,
-                "answered_at": utc_now(),
-                "answer": f"{before}turned up late in the book as {row.status}",
-            }
-        await work.set_send(send_no, **values)
+        before = f"{send['answer']}; " if send["answer"] else ""
+        await work.set_send(
+            send["send_no"],
+            broker_order_id=row.broker_order_id,
+            answered_at=utc_now(),
+            answer=f"{before}turned up late in the book as {row.status}",
+        )
         if work.order["broker_order_id"] is None and OrderStatus(work.order["status"]).is_end:
             work.order["broker_order_id"] = row.broker_order_id
         work.order["updated_at"] = utc_now()
         work.dirty = True
-        return not known or not row.is_end
+        return True
+
+    async def _keep_late(self, work: _Work, send_no: int, row: BookRow) -> bool:
+        """LATE for as long as it may still move the position: until the book ends it and every unit the book counts is booked. Exits
+        leave room for it meanwhile. Then LATE_ENDED. True: a send that was done with is shown working."""
+        before = next(send["state"] for send in work.sends if send["send_no"] == send_no)
+        done = row.is_end and sum((await _booked(work, row.broker_order_id)).values()) >= row.filled_quantity
+        after = SendState.LATE_ENDED if done else SendState.LATE
+        if before == after or (done and before == SendState.SENT):
+            return False
+        await work.set_send(send_no, state=after)
+        work.order["updated_at"] = utc_now()
+        work.dirty = True
+        return not row.is_end and before != SendState.LATE
 
     async def _book_late(self, work: _Work, row: BookRow, trades: Sequence[Trade]) -> int:
         booked = await _booked(work, row.broker_order_id)
@@ -295,10 +296,21 @@ class CommandJournal(Journal):
         return len(new)
 
 
-def _is_followed(work: _Work, send: Any) -> bool:
-    """The present send of an order that has not ended is its workflow's business."""
-    ended = OrderStatus(work.order["status"]).is_end
-    return not ended and send["send_no"] == work.order["send_no"]
+def _is_ours(proof: LeaseProof) -> Exists:
+    """Whether the lease is ours this moment, by database time."""
+    return exists().where(
+        LEASES.c.name == proof.name,
+        LEASES.c.holder == proof.holder,
+        LEASES.c.epoch == proof.epoch,
+        LEASES.c.expires_at > func.clock_timestamp(),
+    )
+
+
+async def _answered(work: _Work, broker_order_id: str, why: str) -> None:
+    """The present send is this broker order, on a person's word."""
+    values = {"state": SendState.SENT, "broker_order_id": broker_order_id, "answered_at": utc_now(), "answer": why}
+    await work.set_send(work.send["send_no"], **values)
+    work.order["broker_order_id"] = broker_order_id
 
 
 async def _booked(work: _Work, broker_order_id: str) -> dict[str, int]:

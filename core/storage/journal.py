@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import and_, bindparam, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from core import ids
@@ -43,11 +43,15 @@ class NoSuchOrder(AlphaPandaError):
 
 @dataclass(frozen=True, slots=True)
 class JournalOrder:
-    """An order with its present send. `steps` are the statuses this call went through, one event each."""
+    """An order with its present send. `steps` are the statuses this call went through, one event each.
+
+    `filled_before` is what its other sends filled: with it, `order["filled_quantity"]` and `send["quantity"]` can be compared.
+    """
 
     order: dict[str, Any]
     send: dict[str, Any]
     steps: tuple[OrderStatus, ...] = ()
+    filled_before: int = 0
 
     @property
     def status(self) -> OrderStatus:
@@ -57,14 +61,33 @@ class JournalOrder:
     def intent(self) -> Intent:
         return Intent(self.order["intent"])
 
+    @property
+    def send_filled(self) -> int:
+        """What the present send filled, in units."""
+        filled: int = self.order["filled_quantity"] - self.filled_before
+        return filled
+
+
+@dataclass(frozen=True, slots=True)
+class HintedOrder:
+    """The order behind a broker's update. `late`: the update is of a send that nobody follows, given up or of an ended order."""
+
+    order_id: UUID
+    correlation_id: UUID
+    late: bool
+
 
 @dataclass(slots=True)
 class _Work:
-    """A transaction in hand: the locked order, its sends, and the event rows to write at its end."""
+    """A transaction in hand: the locked order, its sends, and the event rows to write at its end.
+
+    `filled_before` is what sends other than the present one filled.
+    """
 
     connection: AsyncConnection
     order: dict[str, Any]
     sends: list[Mapping[str, Any]]
+    filled_before: int = 0
     events: list[dict[str, Any]] = field(default_factory=list)
     steps: list[OrderStatus] = field(default_factory=list)
     dirty: bool = False
@@ -72,6 +95,11 @@ class _Work:
     @property
     def send(self) -> Mapping[str, Any]:
         return next(row for row in self.sends if row["send_no"] == self.order["send_no"])
+
+    def is_followed(self, send: Mapping[str, Any]) -> bool:
+        """The present send of an order that has not ended is its workflow's business; any other is a late row's."""
+        ended = OrderStatus(self.order["status"]).is_end
+        return not ended and bool(send["send_no"] == self.order["send_no"])
 
     async def set_send(self, send_no: int, **values: Any) -> None:
         """Change one send; `sends` then holds it as the database does."""
@@ -96,25 +124,24 @@ class Journal:
         """Raises NoSuchOrder, or Transient when the database is away."""
         async with transient("reading an order"), self.engine.connect() as connection:
             orders = await _ORDER.read(connection, order_id=order_id)
-            return _result(
-                self._held(connection, orders, order_id, await _SENDS_OF.read(connection, order_id=order_id))
-            )
+            work = self._held(connection, orders, order_id, await _SENDS_OF.read(connection, order_id=order_id))
+            await _count_before(work)
+            return _result(work)
 
-    async def find_by_hint(self, broker_order_id: str, tag: str | None) -> tuple[UUID, UUID] | None:
-        """Our order behind a broker's id or our tag, and its correlation id; None for orders that are not ours."""
+    async def find_by_hint(self, broker_order_id: str, tag: str | None) -> HintedOrder | None:
+        """Our order behind a broker's id or our tag, which goes before the id; None for orders that are not ours."""
         async with transient("looking up a broker order"), self.engine.connect() as connection:
-            condition = SENDS.c.broker_order_id == broker_order_id
-            if tag:
-                condition = condition | (SENDS.c.tag == tag)
+            by_tag = SENDS.c.tag == tag
             row = (
                 await connection.execute(
-                    select(ORDERS.c.order_id, ORDERS.c.correlation_id)
+                    select(ORDERS.c.order_id, ORDERS.c.correlation_id, _NOBODY_FOLLOWS.label("late"))
                     .join(SENDS, SENDS.c.order_id == ORDERS.c.order_id)
-                    .where(condition)
+                    .where(or_(SENDS.c.broker_order_id == broker_order_id, by_tag))
+                    .order_by(by_tag.desc().nulls_last(), SENDS.c.claimed_at.desc())
                     .limit(1)
                 )
             ).one_or_none()
-            return None if row is None else (row.order_id, row.correlation_id)
+            return None if row is None else HintedOrder(row.order_id, row.correlation_id, bool(row.late))
 
     async def broker_order_ids(self, account: str, day: date) -> set[str]:
         """Every broker order the journal knows for a trading day: a healthy book holds all of them."""
@@ -129,9 +156,18 @@ class Journal:
     # transitions -----------------------------------------------------------------------------------------------
 
     async def submitted(self, order_id: UUID, send_no: int, broker_order_id: str, answer: str) -> JournalOrder:
-        """The broker answered with its id, or look-up found it."""
+        """The broker answered with its id, or look-up found it.
+
+        An answer that comes after the send was given up, or its order ended, moves the order nowhere: the send is LATE, exits leave
+        room for it, and the row is adopted, told and cancelled as every late row.
+        """
         async with self._work(order_id) as work:
             send = next(row for row in work.sends if row["send_no"] == send_no)
+            if not work.is_followed(send):
+                if send["state"] in {SendState.ABSENT, SendState.UNKNOWN} and send["broker_order_id"] is None:
+                    told = f"{send['answer']}; answered only then: {answer} as {broker_order_id}"
+                    await work.set_send(send_no, state=SendState.LATE, answered_at=utc_now(), answer=told)
+                return _result(work)
             if send["broker_order_id"] is None:
                 await work.set_send(
                     send_no,
@@ -153,9 +189,11 @@ class Journal:
         return _result(work)
 
     async def refused(self, order_id: UUID, send_no: int, answer: str) -> JournalOrder:
-        """A certain and final "not placed": the order is rejected with the broker's words."""
+        """A certain and final "not placed": the order is rejected with the broker's words, also where it was UNKNOWN meanwhile."""
         async with self._work(order_id) as work:
-            if work.send["send_no"] == send_no and work.send["state"] in {SendState.SENDING, SendState.INTENT}:
+            claimed = {SendState.SENDING, SendState.INTENT, SendState.UNKNOWN}
+            undecided = work.order["status"] in {OrderStatus.PENDING, OrderStatus.UNKNOWN}
+            if work.send["send_no"] == send_no and work.send["state"] in claimed and undecided:
                 await work.set_send(send_no, state=SendState.REFUSED, answered_at=utc_now(), answer=answer)
                 self._advance(work, OrderStatus.REJECTED, answer)
         return _result(work)
@@ -199,9 +237,14 @@ class Journal:
     async def fold(
         self, order_id: UUID, broker_order_id: str, seen: SeenOrder, trades: Sequence[SeenFill]
     ) -> JournalOrder:
-        """Bring an order to what the broker's book shows of it: transitions, fills, positions and events in one transaction."""
+        """Bring an order to what the broker's book shows of it: transitions, fills, positions and events in one transaction.
+
+        A row that is not the present send's says nothing about where the order stands: nothing happens, late rows are adopted.
+        """
         async with self._work(order_id) as work:
-            send = _send_of(work, broker_order_id)
+            send = work.send
+            if send["broker_order_id"] != broker_order_id:
+                return _result(work)
             key = {"order_id": order_id, "broker_order_id": broker_order_id}
             booked = {row["trade_id"]: row["quantity"] for row in await _BOOKED.rows(work.connection, **key)}
             steps = fold_book(
@@ -245,6 +288,8 @@ class Journal:
         order["average_price"] = total / order["filled_quantity"]
         order["realized_pnl"] += fill.realized_pnl
         order["charges"] += fill.charges
+        if _answers_another(work, broker_order_id):
+            work.filled_before += seen.quantity
         work.dirty = True
         return fill
 
@@ -277,6 +322,7 @@ class Journal:
     async def _open_send(self, work: _Work, send_no: int) -> None:
         order = work.order
         order["send_no"] = send_no
+        work.filled_before = order["filled_quantity"]
         await work.add_send(
             order_id=order["order_id"],
             send_no=send_no,
@@ -292,6 +338,7 @@ class Journal:
         async with transient("writing the journal"), self.engine.begin() as connection:
             found = (await connection.execute(LOCKED_ORDER, {"order_id": order_id})).mappings().all()
             work = self._held(connection, found, order_id, await _SENDS_OF.rows(connection, order_id=order_id))
+            await _count_before(work)
             yield work
             if work.dirty:
                 values = {f"new_{name}": work.order[name] for name in _MUTABLE}
@@ -334,6 +381,23 @@ LOCKED_ORDER = select(ORDERS).where(*equal(ORDERS, "order_id")).with_for_update(
 _ORDER = Statement(select(ORDERS).where(*equal(ORDERS, "order_id")))
 _SENDS_OF = Statement(select(SENDS).where(*equal(SENDS, "order_id")).order_by(SENDS.c.send_no))
 _BOOKED = Statement(select(FILLS.c.trade_id, FILLS.c.quantity).where(*equal(FILLS, "order_id", "broker_order_id")))
+_BEFORE = Statement(
+    select(func.coalesce(func.sum(FILLS.c.quantity), 0).label("filled")).where(
+        *equal(FILLS, "order_id"),
+        FILLS.c.broker_order_id.in_(
+            select(SENDS.c.broker_order_id).where(
+                SENDS.c.order_id == FILLS.c.order_id,
+                SENDS.c.send_no != bindparam("send_no", type_=SENDS.c.send_no.type),
+            )
+        ),
+    )
+)
+_NOBODY_FOLLOWS = and_(
+    or_(ORDERS.c.ended_at.is_not(None), ORDERS.c.send_no != SENDS.c.send_no),
+    SENDS.c.state.not_in([SendState.SENT.value, SendState.LATE_ENDED.value]),
+)
+"""What a send stands at whose row is late: an answered one, and one that is done with, are known."""
+
 _CHANGE_ORDER = Statement(
     update(ORDERS).where(*equal(ORDERS, "order_id")).values(given(ORDERS, _MUTABLE, prefix="new_"))
 )
@@ -355,13 +419,22 @@ def _change_send(names: tuple[str, ...]) -> Statement:
     return Statement(update(SENDS).where(*key).values(given(SENDS, names)).returning(*SENDS.columns))
 
 
-def _send_of(work: _Work, broker_order_id: str) -> Mapping[str, Any]:
-    """The send this broker order answers; the present one while its id is still unknown."""
-    return next((row for row in work.sends if row["broker_order_id"] == broker_order_id), work.send)
+def _answers_another(work: _Work, broker_order_id: str) -> bool:
+    """This broker order is that of a send which is not the present one."""
+    return any(
+        row["broker_order_id"] == broker_order_id and row["send_no"] != work.order["send_no"] for row in work.sends
+    )
+
+
+async def _count_before(work: _Work) -> None:
+    """What other sends filled. Asked only where there are any: hardly an order is sent twice."""
+    if len(work.sends) > 1:
+        key = {"order_id": work.order["order_id"], "send_no": work.order["send_no"]}
+        work.filled_before = int((await _BEFORE.read(work.connection, **key))[0]["filled"])
 
 
 def _result(work: _Work) -> JournalOrder:
-    return JournalOrder(work.order, dict(work.send), tuple(work.steps))
+    return JournalOrder(work.order, dict(work.send), tuple(work.steps), work.filled_before)
 
 
 def exit_is_short(found: JournalOrder) -> bool:
@@ -371,7 +444,7 @@ def exit_is_short(found: JournalOrder) -> bool:
     """
     order = found.order
     nothing_left = found.send["state"] == SendState.ABSENT and not order["cancel_requested"]
-    short = order["filled_quantity"] < found.send["quantity"]
+    short = found.send_filled < found.send["quantity"]
     return found.intent is Intent.EXIT and found.status.is_end and short and not nothing_left
 
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 from temporalio.testing import ActivityEnvironment
 
 from activities.command_calls import CommandCalls
@@ -22,6 +22,7 @@ from core.order_work import CommandCall, CommandResult, LateRowInput, LateRowVie
 from core.storage.claims import ClaimResult
 from core.storage.command_journal import CommandJournal
 from core.storage.commands import COMMANDS, CommandRecord, read_command, request_command
+from core.storage.journal import SENDS
 from core.trading.commands import MODIFICATIONS, CommandKind, CommandOutcome
 from core.trading.durations import OrderDurations
 from core.trading.types import Exchange, OrderStatus, OrderType, Product, Side
@@ -125,18 +126,18 @@ class CommandWorld(JournalWorld):
             reason="test",
         )
 
-    async def carry_out(self, record: CommandRecord) -> CommandResult:
+    def calls(self) -> CommandCalls:
         told: Any = self.trader
-        calls = CommandCalls(self.commands, told, BookReader(told), Pacer(self.trader.profile.commands), self.proof)
+        return CommandCalls(self.commands, told, BookReader(told), Pacer(self.trader.profile.commands), self.proof)
+
+    async def carry_out(self, record: CommandRecord) -> CommandResult:
         call = CommandCall(request_id=record.request_id, order_id=record.order_id, durations=DURATIONS)
-        found: CommandResult = await ActivityEnvironment().run(calls.carry_out, call)
+        found: CommandResult = await ActivityEnvironment().run(self.calls().carry_out, call)
         return found
 
     async def adopt(self, broker_order_id: str) -> LateRowView:
-        told: Any = self.trader
-        calls = CommandCalls(self.commands, told, BookReader(told), Pacer(self.trader.profile.commands), self.proof)
         found: LateRowView = await ActivityEnvironment().run(
-            calls.adopt_late_row, LateRowInput(broker_order_id=broker_order_id)
+            self.calls().adopt_late_row, LateRowInput(broker_order_id=broker_order_id)
         )
         return found
 
@@ -171,6 +172,11 @@ class CommandWorld(JournalWorld):
             await connection.execute(
                 update(COMMANDS).where(COMMANDS.c.request_id == record.request_id).values(**values)
             )
+
+    async def sends(self, order_id: UUID) -> list[dict[str, Any]]:
+        async with self.engine.connect() as connection:
+            query = select(SENDS).where(SENDS.c.order_id == order_id).order_by(SENDS.c.send_no)
+            return [dict(one) for one in (await connection.execute(query)).mappings()]
 
     async def status(self, order_id: UUID) -> OrderStatus:
         return (await self.journal.load(order_id)).status

@@ -6,22 +6,25 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import pytest
 from sqlalchemy import update
 
+from activities.broker_calls import view
 from core import ids
 from core.clock import trading_day, utc_now
 from core.config import Settings
 from core.storage.claims import ClaimResult
 from core.storage.db import broker_engine
-from core.storage.journal import SENDS
+from core.storage.journal import SENDS, exit_is_short
 from core.trading.commands import CommandKind
+from core.trading.orders import SeenOrder
 from core.trading.types import Broker, Intent, OrderStatus, SendState, Side
 from tests.integration.command_world import CommandWorld, ToldTrader, listed, row
-from tests.journal_world import trade
+from tests.journal_world import ACCOUNT, trade
 
 pytestmark = pytest.mark.stack
 
@@ -133,6 +136,97 @@ async def test_while_a_late_exit_row_works_no_other_exit_sells_the_same(world: C
     world.trader.rows[name] = replace(world.trader.rows[name], status="CANCELLED")
     await world.adopt(name)
     assert (await world.claim(order_id, 2)).quantity == 10
+
+
+async def test_a_late_exit_row_that_has_ended_keeps_its_room_until_its_trades_are_booked(world: CommandWorld) -> None:
+    """The broker counts ten sold and lists no trade yet: what we hold by the journal is sold already."""
+    await world.hold(Side.BUY, 10)
+    order_id, name = await given_up(world, side=Side.SELL, intent=Intent.EXIT)
+    world.trader.rows[name] = row(
+        name, "COMPLETE", side=Side.SELL, filled_quantity=10, tags=(ids.order_tag(order_id, 1),)
+    )
+    late = await world.adopt(name)
+    assert (late.adopted, late.fills_booked, late.working) == (True, 0, False)
+    other = await world.order(Side.SELL, 10, Intent.EXIT)
+    assert (await world.claim(other)).result is ClaimResult.IN_DOUBT
+    world.trader.filled = (listed(name, 4, name="T1"),)
+    assert (await world.adopt(name)).fills_booked == 1
+    assert (await world.claim(other)).result is ClaimResult.IN_DOUBT, "six more are sold"
+    world.trader.filled += (listed(name, 6, name="T2"),)
+    again = await world.adopt(name)
+    assert (again.adopted, again.fills_booked) == (False, 1)
+    assert [send["state"] for send in await world.sends(order_id)] == [SendState.LATE_ENDED, SendState.INTENT]
+    assert (await world.claim(other)).result is ClaimResult.FLAT
+    assert (await world.claim(order_id, 2)).result is ClaimResult.FLAT
+
+
+async def test_a_late_row_whose_day_is_over_holds_no_exit_back_any_more(world: CommandWorld) -> None:
+    """Its trades were never listed and its book is gone: without this its position could never be closed by us."""
+    await world.hold(Side.BUY, 10)
+    order_id, name = await given_up(world, side=Side.SELL, intent=Intent.EXIT)
+    world.trader.rows[name] = row(
+        name, "COMPLETE", side=Side.SELL, filled_quantity=10, tags=(ids.order_tag(order_id, 1),)
+    )
+    await world.adopt(name)
+    today = trading_day(utc_now())
+    assert await world.commands.end_past_late(ACCOUNT, today) == []
+    assert (await world.claim(order_id, 2)).result is ClaimResult.IN_DOUBT
+    async with world.engine.begin() as connection:
+        yesterday = {"trading_day": today - timedelta(days=1)}
+        await connection.execute(update(SENDS).where(SENDS.c.tag == ids.order_tag(order_id, 1)).values(**yesterday))
+    assert await world.commands.end_past_late(ACCOUNT, today) == [order_id]
+    assert "its day ended" in (await world.sends(order_id))[0]["answer"]
+    assert (await world.claim(order_id, 2)).quantity == 10
+
+
+async def test_an_exit_that_filled_after_its_cancel_keeps_its_room_until_its_trades_are_booked(
+    world: CommandWorld,
+) -> None:
+    await world.hold(Side.BUY, 10)
+    leave = await world.order(Side.SELL, 10, Intent.EXIT)
+    name = await world.sent(leave)
+    await world.fill(leave, status="CANCELLED")
+    world.trader.rows[name] = row(name, "CANCELLED", side=Side.SELL, filled_quantity=3)
+    await world.adopt(name)
+    other = await world.order(Side.SELL, 10, Intent.EXIT)
+    assert (await world.claim(other)).result is ClaimResult.IN_DOUBT
+    world.trader.filled = (listed(name, 3),)
+    await world.adopt(name)
+    assert (await world.claim(other)).quantity == 7
+
+
+async def test_an_answer_after_the_send_was_given_up_moves_no_order_and_lets_no_exit_go(world: CommandWorld) -> None:
+    """A process frozen in mid-send and thawed after the proof: its answer is that of a send nobody follows."""
+    await world.hold(Side.BUY, 10)
+    order_id, name = await given_up(world, side=Side.SELL, intent=Intent.EXIT)
+    found = await world.journal.submitted(order_id, 1, name, "accepted")
+    assert (found.status, found.order["broker_order_id"]) == (OrderStatus.PENDING, None)
+    assert (await world.claim(order_id, 2)).result is ClaimResult.IN_DOUBT
+    seen = SeenOrder(True, OrderStatus.FILLED, 10, 10, None)
+    assert (await world.journal.fold(order_id, name, seen, [trade(10)])).status is OrderStatus.PENDING
+    world.trader.rows[name] = row(name, side=Side.SELL, tags=(ids.order_tag(order_id, 1),))
+    late = await world.adopt(name)
+    assert (late.adopted, late.working, world.trader.asked) == (True, True, [f"cancel {name}"])
+    await world.adopt(name)
+    assert (await world.claim(order_id, 2)).quantity == 10
+
+
+async def test_what_an_earlier_send_filled_is_not_taken_for_the_present_ones(world: CommandWorld) -> None:
+    await world.hold(Side.BUY, 10)
+    order_id, name = await given_up(world, side=Side.SELL, intent=Intent.EXIT, order_type="LIMIT", price=Decimal(100))
+    world.trader.rows[name] = row(
+        name, "CANCELLED", side=Side.SELL, filled_quantity=4, tags=(ids.order_tag(order_id, 1),)
+    )
+    world.trader.filled = (listed(name, 4),)
+    await world.adopt(name)
+    assert (await world.claim(order_id, 2)).quantity == 6
+    await world.journal.submitted(order_id, 2, f"{name}-2", "accepted")
+    assert (await world.commands.modifiable(order_id)).filled_quantity == 0
+    seen = SeenOrder(True, OrderStatus.CANCELLED, 6, 2, "cancelled in the app")
+    found = await world.journal.fold(order_id, f"{name}-2", seen, [trade(2)])
+    assert (found.order["filled_quantity"], found.send_filled) == (6, 2)
+    assert (view(found).filled_quantity, view(found).quantity) == (6, 10)
+    assert exit_is_short(found), "four are still held"
 
 
 # exits are goals ---------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from core.clock import trading_day, utc_now
 from core.config import Settings
 from core.events import topics
 from core.events.envelope import Envelope, EventType, make
-from core.events.payloads import ReconciledLine, Reconciliation
+from core.events.payloads import OrderUpdate, ReconciledLine, Reconciliation
+from core.ids import order_tag
 from core.messaging.producer import EventProducer
 from core.messaging.records import Record
 from core.reconcile_start import ask_now
@@ -31,6 +32,7 @@ from streams.feed_texts import reconnected
 from streams.order_updates import OrderUpdates
 from streams.order_views import main
 from tests.integration.portfolio_support import eventually, running
+from tests.journal_world import JournalWorld
 
 pytestmark = [pytest.mark.stack]
 ZERODHA = Broker.ZERODHA
@@ -71,6 +73,42 @@ async def test_updates_that_were_interrupted_lead_to_a_round(stack: Settings, cl
     finally:
         await engine.dispose()
     assert "updates were interrupted" in (await asked(client))[0]
+
+
+async def test_a_hint_about_a_send_that_was_given_up_leads_to_a_round_at_once(stack: Settings, client: Client) -> None:
+    """It may be working at the broker: the round adopts and cancels it. What its own workflow follows does not ask for one."""
+    engine = broker_engine(stack, ZERODHA)
+    journal = await JournalWorld.make(engine, ZERODHA)
+    handle = OrderUpdates(client, {ZERODHA: engine}, stack).handle
+
+    async def hint(order_id: UUID) -> None:
+        update = OrderUpdate(
+            broker_order_id="S1", tag=order_tag(order_id, 1), status="OPEN", source="test", received_at=utc_now()
+        )
+        event = make(
+            EventType.ORDER_UPDATE,
+            update,
+            id=ids.new_id(),
+            key="S1",
+            source="test",
+            correlation_id=order_id,
+            broker=ZERODHA,
+        )
+        await handle(_record(topics.orders_updates(ZERODHA), event))
+
+    try:
+        lost, followed = await journal.order(), await journal.order()
+        await journal.claim(lost)
+        await journal.journal.unknown(lost, 1, "read timeout")
+        await journal.journal.absent(lost, 1, "3 books without it")
+        await journal.claim(followed)
+        await ask_now(client, stack, ZERODHA, "the test begins")
+        await hint(followed)
+        assert len(await asked(client)) == 1
+        await hint(lost)
+        assert "given up turned up" in (await asked(client))[1]
+    finally:
+        await engine.dispose()
 
 
 def _record(topic: str, event: Envelope) -> Record:
