@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from decimal import Decimal
+from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -25,11 +24,19 @@ from core.brokers.reader import BookReader
 from core.clock import utc_now
 from core.errors import NotPlaced, OutcomeUnknown, Transient
 from core.order_work import CommandCall, CommandNext, CommandResult, LateRowInput, LateRowView
-from core.storage.claims import LeaseProof
+from core.storage.claims import LeaseProof, decided_elsewhere
 from core.storage.command_journal import CommandJournal
-from core.storage.commands import CommandOutcome, CommandRecord, CommandState, read_command
+from core.storage.commands import CommandOutcome, CommandRecord, CommandState, read_command, unfinished_commands
 from core.storage.journal import JournalOrder, seconds_since
-from core.trading.commands import PERSONS_AGE_S, Changes, CommandKind, Resolution, refusals
+from core.trading.commands import (
+    PERSONS_AGE_S,
+    Changes,
+    CommandKind,
+    Resolution,
+    fill_refusal,
+    given_fill,
+    refusals,
+)
 from core.trading.orders import SeenFill, SeenOrder, end_of
 from core.trading.types import OrderStatus, SendState
 
@@ -71,17 +78,79 @@ class CommandCalls:
                 return _done(found, f"no command {call.request_id} is journalled")
             if record.is_finished:
                 return _done(found, f"{record.outcome}: {record.evidence}")
-            if found.status.is_end:
-                return await self._ended(record, found)
             steps = {
                 CommandKind.CANCEL: self._cancel,
                 CommandKind.MODIFY: self._modify,
                 CommandKind.RESOLVE: self._resolve,
             }
             try:
+                if found.status.is_end:
+                    return await self._end_of(record, found)
                 return await steps[record.kind](call, record, found)
             except Unreadable as why:
                 return await self._later(record, found, f"the broker's book cannot be read: {why}")
+            except (Transient, ApplicationError):
+                raise
+            except Exception as error:
+                return await self._failed(record, found, error)
+
+    async def _end_of(self, record: CommandRecord, found: JournalOrder) -> CommandResult:
+        """The order has ended. Whether a modify that had left came in time, its row tells.
+
+        Raises:
+            ApplicationError: the row cannot be read now; to be tried again, for the order has nothing else to do.
+        """
+        if record.kind is not CommandKind.MODIFY or record.state is not CommandState.SENT:
+            return await self._ended(record, found)
+        try:
+            row = await self._row(found.send["broker_order_id"])
+        except Unreadable as why:
+            raise _again("BookUnreadable", f"the broker's book cannot be read: {why}") from why
+        if row is None:
+            return await self._ended(
+                record, found, "sent, and the book of its day is gone: nobody can tell if it came in time"
+            )
+        shown = f"the book of {utc_now():%H:%M:%S} UTC shows {_shown(row)}, {row.status}"
+        changes = Changes.of(record.parameters)
+        if not _shows(row, changes):
+            return await self._ended(record, found, shown)
+        found = await self.journal.modified(record.request_id, record.order_id, changes, shown)
+        return _done(found, f"{CommandOutcome.APPLIED}: {shown}")
+
+    async def _failed(self, record: CommandRecord, found: JournalOrder, error: Exception) -> CommandResult:
+        """Carrying it out failed in an unforeseen way, and would again: the person is told, the order goes on. What may have left
+        is still followed in the book."""
+        log.exception(
+            "a command failed in an unforeseen way", kind=record.kind.value, request_id=str(record.request_id)
+        )
+        told = f"failed: {type(error).__name__}: {error}"[:500]
+        now = await read_command(self.journal.engine, record.request_id)
+        found = await self.journal.load(record.order_id)
+        if found.status.is_end:
+            return await self._ended(record, found, told)
+        if now is not None and now.state is CommandState.SENT:
+            return await self._later(record, found, f"{told}; it may have reached the broker, the book will tell")
+        return await self._finish(record, found, CommandOutcome.NOT_APPLIED, told)
+
+    async def finish_left(self) -> int:
+        """Give an end to the commands of orders that have ended, whose workflow may be gone. Returns to how many.
+
+        Raises:
+            Transient: the database is away.
+        """
+        finished = 0
+        for record in await unfinished_commands(self.journal.engine, ended=True):
+            found = await self.journal.load(record.order_id)
+            if decided_elsewhere(found.order, self.proof) is not None:
+                continue  # another account's book tells it
+            self._bind(found)
+            try:
+                await self._end_of(record, found)
+            except ApplicationError as later:
+                log.info("a command waits for the book", request_id=str(record.request_id), why=later.message)
+                continue
+            finished += 1
+        return finished
 
     @activity.defn(name=order_work.ADOPT_LATE_ROW)
     async def adopt_late_row(self, late: LateRowInput) -> LateRowView:
@@ -305,30 +374,24 @@ class CommandCalls:
         same = (row.exchange, row.tradingsymbol, row.side, row.product)
         if same != (order["exchange"], order["tradingsymbol"], order["side"], order["product"]):
             return f"{named} is {row.side} {row.exchange}:{row.tradingsymbol} {row.product}, not what this order is"
-        owner = await self.journal.owner_of(named, None)
-        if owner is not None and owner != order["order_id"]:
-            return f"{named} is the broker order of our order {owner}"
-        return None
+        return await self._of_another(found, named)
+
+    async def _of_another(self, found: JournalOrder, named: str) -> str | None:
+        owner = await self.journal.owner_of(named, found)
+        if owner is None:
+            return None
+        whose = "an earlier send of this order" if owner == found.order["order_id"] else f"our order {owner}"
+        return f"{named} is the broker order of {whose}: its fills are booked there"
 
     async def _book_fill(self, record: CommandRecord, found: JournalOrder, who: str) -> CommandResult:
         given: dict[str, Any] = record.parameters
-        fill = SeenFill(
-            str(given["trade_id"]),
-            int(given["quantity"]),
-            Decimal(str(given["price"])),
-            datetime.fromisoformat(str(given["filled_at"])),
-        )
+        fill = given_fill(given)
         broker_order_id = given.get("broker_order_id") or found.send["broker_order_id"]
-        left = found.send["quantity"] - found.order["filled_quantity"]
-        why_not = None
         if broker_order_id is None:
-            why_not = "broker_order_id: the order has none yet; name the one the fill belongs to"
-        elif not 0 < fill.quantity <= left:
-            why_not = f"quantity {fill.quantity}: {left} are left to fill"
-        elif fill.price <= 0:
-            why_not = f"price {fill.price}: give what was paid, in rupees"
-        elif fill.filled_at.tzinfo is None or fill.filled_at > utc_now():
-            why_not = f"filled_at {fill.filled_at}: give a past moment with its zone"
+            why_not: str | None = "broker_order_id: the order has none yet; name the one the fill belongs to"
+        else:
+            left = found.send["quantity"] - found.send_filled
+            why_not = fill_refusal(fill, left, utc_now()) or await self._of_another(found, str(broker_order_id))
         if why_not is not None:
             return await self._finish(record, found, CommandOutcome.NOT_APPLIED, why_not)
         found = await self.journal.resolved_by_fill(
@@ -379,9 +442,8 @@ class CommandCalls:
             return f"its cancel: {error}"
         return "a cancel was asked for"
 
-    async def _ended(self, record: CommandRecord, found: JournalOrder) -> CommandResult:
-        cancel = record.kind is CommandKind.CANCEL
-        outcome = await self.journal.finish_by_end(record.request_id, found, cancel=cancel)
+    async def _ended(self, record: CommandRecord, found: JournalOrder, shown: str = "") -> CommandResult:
+        outcome = await self.journal.finish_by_end(record, found, shown)
         return _done(found, f"{outcome}: the order is {found.status}")
 
     async def _finish(
@@ -405,12 +467,13 @@ class CommandCalls:
 
 def _lease_lost() -> ApplicationError:
     """Nothing was sent: Temporal tries the activity again, on the process that holds the lease then."""
-    return ApplicationError(
-        "another process holds the broker's lease now",
-        type="LeaseLost",
-        next_retry_delay=timedelta(seconds=1),
-        category=ApplicationErrorCategory.BENIGN,
-    )
+    return _again("LeaseLost", "another process holds the broker's lease now", 1.0)
+
+
+def _again(kind: str, message: str, seconds: float | None = None) -> ApplicationError:
+    """Temporal tries the activity again, after `seconds` or by its own growing intervals."""
+    delay = None if seconds is None else timedelta(seconds=seconds)
+    return ApplicationError(message, type=kind, next_retry_delay=delay, category=ApplicationErrorCategory.BENIGN)
 
 
 def _done(found: JournalOrder, told: str) -> CommandResult:

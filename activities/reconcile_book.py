@@ -214,6 +214,10 @@ class ReconcileBook:
                 )
                 if late.order_id is not None:
                     done.late.append(late)
+        for order_id in await self.commands.journal.end_past_late(at.account, look.book.trading_day):
+            log.warning("a late send's day ended with fills not listed", order_id=str(order_id))
+            done.late.append(LateRowView(order_id=order_id, adopted=True, told="its day ended with fills not listed"))
+        await self.commands.finish_left()
         return done
 
     async def _hint(self, order_id: UUID, row: BookRow) -> None:

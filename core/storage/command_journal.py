@@ -18,7 +18,16 @@ from core.brokers.port import BookRow, Trade
 from core.clock import trading_day, utc_now
 from core.events.envelope import EventType
 from core.storage.claims import LEASES, LeaseProof
-from core.storage.commands import COMMANDS, CommandOutcome, CommandState, ended_words, finish, modifications_sent
+from core.storage.commands import (
+    COMMANDS,
+    CommandOutcome,
+    CommandRecord,
+    CommandState,
+    ended_words,
+    finish,
+    modifications_sent,
+    outcome_by_end,
+)
 from core.storage.db import transient
 from core.storage.evidence import SEEN
 from core.storage.journal import FILLS, ORDERS, SENDS, Journal, JournalOrder, NoSuchOrder, _result, _Work
@@ -126,11 +135,11 @@ class CommandJournal(Journal):
         async with transient("finishing a command"), self.engine.begin() as connection:
             await finish(connection, request_id, outcome, evidence)
 
-    async def finish_by_end(self, request_id: UUID, found: JournalOrder, *, cancel: bool) -> CommandOutcome:
-        """The order has ended: a cancel is APPLIED if it ended CANCELLED, everything else met the end."""
-        applied = cancel and found.status is OrderStatus.CANCELLED
-        outcome = CommandOutcome.APPLIED if applied else CommandOutcome.ORDER_ENDED
-        await self.finish_command(request_id, outcome, ended_words(found.order))
+    async def finish_by_end(self, record: CommandRecord, found: JournalOrder, shown: str = "") -> CommandOutcome:
+        """The order has ended: a cancel is APPLIED if it ended CANCELLED, everything else met the end. `shown`: what the book adds."""
+        outcome = outcome_by_end(record.kind, found.status)
+        told = ended_words(found.order)
+        await self.finish_command(record.request_id, outcome, f"{told}; {shown}" if shown else told)
         return outcome
 
     # a person's resolution of UNRESOLVED --------------------------------------------------------------------------
@@ -185,12 +194,17 @@ class CommandJournal(Journal):
             await finish(work.connection, request_id, CommandOutcome.APPLIED, why)
         return _result(work)
 
-    async def owner_of(self, broker_order_id: str, day: date | None) -> UUID | None:
-        """Our order that answers to this broker order already, on that trading day."""
+    async def owner_of(self, broker_order_id: str, besides: JournalOrder) -> UUID | None:
+        """The order of another send that answers to this broker order in the same account: of another order, or an earlier one of
+        this. The day counts where the present send has one: some brokers' ids begin anew each day."""
+        send = besides.send
+        present = and_(SENDS.c.order_id == send["order_id"], SENDS.c.send_no == send["send_no"])
+        statement = select(SENDS.c.order_id).where(
+            SENDS.c.broker_order_id == broker_order_id, SENDS.c.account == send["account"], ~present
+        )
+        if send["trading_day"] is not None:
+            statement = statement.where(SENDS.c.trading_day == send["trading_day"])
         async with transient("looking up a broker order"), self.engine.connect() as connection:
-            statement = select(SENDS.c.order_id).where(SENDS.c.broker_order_id == broker_order_id)
-            if day is not None:
-                statement = statement.where(SENDS.c.trading_day == day)
             found: UUID | None = await connection.scalar(statement.limit(1))
             return found
 

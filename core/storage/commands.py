@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import exists, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from core.clock import utc_now
@@ -127,19 +127,24 @@ async def read_command(engine: AsyncEngine, request_id: UUID) -> CommandRecord |
     """
     async with transient("reading a command"), engine.begin() as connection:
         found = await _read(connection, request_id)
-        if found is None or found.state is not CommandState.REQUESTED:
+        if found is None or found.is_finished:
             return found
+        if found.state is CommandState.SENT and found.kind is not CommandKind.CANCEL:
+            return found  # the book tells whether it came in time: whoever can read it finishes it
         order = (await connection.execute(select(ORDERS).where(ORDERS.c.order_id == found.order_id))).mappings().one()
         if order["ended_at"] is None:
             return found
-        applied = found.kind is CommandKind.CANCEL and order["status"] == OrderStatus.CANCELLED
-        outcome = CommandOutcome.APPLIED if applied else CommandOutcome.ORDER_ENDED
+        outcome = outcome_by_end(found.kind, OrderStatus(order["status"]))
         await finish(connection, request_id, outcome, ended_words(dict(order)))
         return await _read(connection, request_id)
 
 
-async def unfinished_commands(engine: AsyncEngine, order_id: UUID | None = None) -> list[CommandRecord]:
+async def unfinished_commands(
+    engine: AsyncEngine, order_id: UUID | None = None, *, ended: bool = False
+) -> list[CommandRecord]:
     """Commands without an outcome, oldest first, of one order or of all: whoever starts a lost workflow again hands them over.
+
+    `ended`: only those whose order has ended, so that perhaps nobody goes on with them.
 
     Raises:
         Transient: the database is away.
@@ -148,6 +153,9 @@ async def unfinished_commands(engine: AsyncEngine, order_id: UUID | None = None)
         statement = select(COMMANDS).where(COMMANDS.c.finished_at.is_(None)).order_by(COMMANDS.c.created_at)
         if order_id is not None:
             statement = statement.where(COMMANDS.c.order_id == order_id)
+        if ended:
+            over = exists().where(ORDERS.c.order_id == COMMANDS.c.order_id, ORDERS.c.ended_at.is_not(None))
+            statement = statement.where(over)
         return [_record(dict(row)) for row in (await connection.execute(statement)).mappings()]
 
 
@@ -174,6 +182,12 @@ async def modifications_sent(connection: AsyncConnection, order_id: UUID) -> int
         )
         or 0
     )
+
+
+def outcome_by_end(kind: CommandKind, status: OrderStatus) -> CommandOutcome:
+    """What the order's end says of a command that it met: CANCELLED is what a cancel wanted, and only the book ends an order so."""
+    applied = kind is CommandKind.CANCEL and status is OrderStatus.CANCELLED
+    return CommandOutcome.APPLIED if applied else CommandOutcome.ORDER_ENDED
 
 
 def ended_words(order: dict[str, Any]) -> str:

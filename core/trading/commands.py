@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from typing import Any
 
+from core.trading.orders import SeenFill
 from core.trading.types import Broker, OrderType
 
 MODIFICATIONS = 25
@@ -146,3 +148,27 @@ def _quantity_refusals(order: Modifiable, quantity: int) -> Iterator[str]:
         yield f"quantity {quantity}: {order.filled_quantity} are filled already; cancel the order to stop it there"
     elif quantity % order.lot_size:
         yield f"quantity {quantity} is no multiple of the lot size {order.lot_size}: give whole lots"
+
+
+def given_fill(parameters: dict[str, Any]) -> SeenFill:
+    """The fill a person read elsewhere, from a command's parameters. Raises ValueError naming the field that cannot be read."""
+    price = _decimal(parameters, "price")
+    try:
+        quantity, filled_at = int(parameters["quantity"]), datetime.fromisoformat(str(parameters["filled_at"]))
+        trade_id = str(parameters["trade_id"])
+    except KeyError as missing:
+        raise ValueError(f"{missing.args[0]}: it is missing") from None
+    if price is None:
+        raise ValueError("price: it is missing")
+    return SeenFill(trade_id, quantity, price, filled_at)
+
+
+def fill_refusal(fill: SeenFill, left: int, now: datetime) -> str | None:
+    """Why the fill cannot be booked on an order with `left` units to fill. None: it can."""
+    if not 0 < fill.quantity <= left:
+        return f"quantity {fill.quantity}: {left} are left to fill"
+    if fill.price <= 0:
+        return f"price {fill.price}: give what was paid, in rupees"
+    if fill.filled_at.tzinfo is None or fill.filled_at > now:
+        return f"filled_at {fill.filled_at}: give a past moment with its zone"
+    return None

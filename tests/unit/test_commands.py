@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.trading.commands import MODIFICATIONS, Changes, Modifiable, refusals
+from core.trading.commands import MODIFICATIONS, Changes, Modifiable, fill_refusal, given_fill, refusals
 from core.trading.types import Broker, OrderType
 
 ORDER = Modifiable(Broker.PAPER, OrderType.LIMIT, Decimal("0.05"), 1, 10, 4, 0)
@@ -59,6 +61,36 @@ def test_changes_come_back_from_a_commands_parameters_digit_by_digit(
 def test_what_is_no_number_is_named(parameters: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(parameters))):
         Changes.of(parameters)
+
+
+FILL = {"quantity": 3, "price": "100.5", "trade_id": "T1", "filled_at": "2026-10-07T10:15:30+05:30"}
+NOW = datetime(2026, 10, 7, 5, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, None),
+        ({"quantity": 4}, None),
+        ({"quantity": 5}, "quantity 5: 4 are left"),
+        ({"quantity": 0}, "quantity 0"),
+        ({"price": "0"}, "price 0"),
+        ({"filled_at": "2026-10-07T10:15:30"}, "filled_at"),
+        ({"filled_at": "2026-10-07T10:45:30+05:30"}, "filled_at"),
+    ],
+)
+def test_a_fill_read_elsewhere_is_booked_or_refused_with_its_field(changes: dict[str, Any], told: str | None) -> None:
+    refused = fill_refusal(given_fill(FILL | changes), 4, NOW)
+    assert (refused is None) == (told is None)
+    assert told is None or told in (refused or "")
+
+
+@pytest.mark.parametrize("changes", [{"quantity": "many"}, {"price": "cheap"}, {"filled_at": "then"}, {"price": None}])
+def test_a_fill_that_cannot_be_read_is_named(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="|".join([*changes, *(str(value) for value in changes.values())])):
+        given_fill(FILL | changes)
+    with pytest.raises(ValueError, match="trade_id: it is missing"):
+        given_fill({name: value for name, value in FILL.items() if name != "trade_id"})
 
 
 def test_one_figure_holds_for_every_broker() -> None:
