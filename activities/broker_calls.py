@@ -37,7 +37,7 @@ _UNPLACEABLE = {
     ClaimResult.CANCELLED: (OrderStatus.CANCELLED, "cancelled before it was sent"),
     ClaimResult.FLAT: (
         OrderStatus.CANCELLED,
-        "nothing left to exit: the position is flat or other exits will flatten it",
+        "nothing left to exit: the position is flat and no order of ours would change that",
     ),
 }
 
@@ -215,6 +215,10 @@ class BrokerCalls:
             return await self._claimed_before(place)
         if claim.soon:
             raise _again("EntryBeingSent", claim.told, 0.2)
+        if claim.result is ClaimResult.WAITS:
+            raise _again("OthersWork", claim.told)
+        if claim.result is ClaimResult.IN_DOUBT and found.intent is Intent.ENTRY:  # again, until it is too old
+            raise _again("InstrumentInDoubt", claim.told, 1.0)
         if claim.result is ClaimResult.IN_DOUBT:
             raise _InDoubt(claim.told)
         if claim.result is ClaimResult.ELSEWHERE:

@@ -44,7 +44,7 @@ LEASES = table_of(LeaseRow)
 
 log = logging.get(__name__)
 
-_WORKING = (SendState.SENDING, SendState.SENT, SendState.UNKNOWN)
+WORKING = (SendState.SENDING, SendState.SENT, SendState.UNKNOWN)
 
 _LATE: ColumnElement[str] = literal_column(f"'{SendState.LATE}'")
 """Spelled out, not bound: the few rows are found by the partial index of that state."""
@@ -62,6 +62,8 @@ class ClaimResult(StrEnum):
     """A cancel was asked before it was sent."""
     FLAT = "FLAT"
     """An exit with nothing left to exit."""
+    WAITS = "WAITS"
+    """An exit with nothing left to exit at the moment, while other orders of its position may still change that."""
     IN_DOUBT = "IN_DOUBT"
     """An exit that cannot know what is left: another order of its position is UNKNOWN, UNRESOLVED or being sent."""
     NOT_OURS = "NOT_OURS"
@@ -104,12 +106,15 @@ async def claim_send(journal: Journal, order_id: UUID, send_no: int, proof: Leas
             return Claim(ClaimResult.ELSEWHERE, told=elsewhere)
         quantity = order["quantity"] - order["filled_quantity"]
         if order["intent"] == Intent.EXIT:
+            if quantity <= 0:
+                return Claim(ClaimResult.FLAT)  # earlier sends of it have filled all it was asked for
             left, doubt = await _left_to_exit(connection, order)
             quantity = min(quantity, left)
             if doubt is not None and (quantity <= 0 or doubt.intent == Intent.ENTRY):
                 return Claim(ClaimResult.IN_DOUBT, told=doubt.told, soon=doubt.soon)
             if quantity <= 0:
-                return Claim(ClaimResult.FLAT)
+                working = await _still_working(connection, order)
+                return Claim(ClaimResult.FLAT) if working is None else Claim(ClaimResult.WAITS, told=working)
         now = utc_now()
         claimed = await _CLAIM.rows(
             connection,
@@ -194,11 +199,7 @@ async def _left_to_exit(connection: AsyncConnection, order: dict[str, Any]) -> t
     """
     position = await lock_position(connection, order)
     held = -position.quantity * Side(order["side"]).sign
-    here = and_(
-        ORDERS.c.instance == order["instance"],
-        ORDERS.c.instrument_token == order["instrument_token"],
-        ORDERS.c.product == order["product"],
-    )
+    here = and_(*_same_position(order))
     others = and_(here, ORDERS.c.order_id != order["order_id"], ORDERS.c.ended_at.is_(None))
     booked = (
         select(func.coalesce(func.sum(FILLS.c.quantity), 0))
@@ -209,7 +210,7 @@ async def _left_to_exit(connection: AsyncConnection, order: dict[str, Any]) -> t
         ORDERS.join(SENDS, SENDS.c.order_id == ORDERS.c.order_id)
     )
     exits = ORDERS.c.intent == Intent.EXIT.value
-    working = rest.where(others, exits, SENDS.c.state.in_(_WORKING)).scalar_subquery()
+    working = rest.where(others, exits, SENDS.c.state.in_(WORKING)).scalar_subquery()
     late = rest.where(here, exits, SENDS.c.state == _LATE).scalar_subquery()
     taken = (await connection.execute(select(working.label("working"), late.label("late")))).one()
     doubt = await _in_doubt(connection, others)
@@ -217,6 +218,34 @@ async def _left_to_exit(connection: AsyncConnection, order: dict[str, Any]) -> t
         told = f"waits: an earlier send of {taken.late} turned up late in the book and is being cancelled"
         doubt = _Doubt(Intent.EXIT, told, False)
     return held - int(taken.working) - int(taken.late), doubt
+
+
+async def _still_working(connection: AsyncConnection, order: dict[str, Any]) -> str | None:
+    """In words, an order of the position that may still fill or fail to: another exit at the broker, or an entry that was decided
+    before this exit. Until none is left nobody can say that the position is flat."""
+    found = (
+        await connection.execute(
+            select(ORDERS.c.intent, ORDERS.c.order_id, ORDERS.c.status)
+            .join(SENDS, and_(SENDS.c.order_id == ORDERS.c.order_id, SENDS.c.send_no == ORDERS.c.send_no))
+            .where(
+                *_same_position(order),
+                ORDERS.c.order_id != order["order_id"],
+                ORDERS.c.ended_at.is_(None),
+                or_(
+                    and_(ORDERS.c.intent == Intent.EXIT.value, SENDS.c.state.in_(WORKING)),
+                    and_(ORDERS.c.intent == Intent.ENTRY.value, ORDERS.c.created_at <= order["created_at"]),
+                ),
+            )
+            .limit(1)
+        )
+    ).first()
+    if found is None:
+        return None
+    return f"nothing is left to exit now, but {found.intent} {found.order_id} of the same position is {found.status}"
+
+
+def _same_position(order: dict[str, Any]) -> list[ColumnElement[bool]]:
+    return [ORDERS.c[name] == order[name] for name in ("instance", "instrument_token", "product")]
 
 
 async def _in_doubt(connection: AsyncConnection, others: ColumnElement[bool]) -> _Doubt | None:

@@ -250,6 +250,34 @@ async def test_square_off_stop_and_manual_exit_at_once_never_oversell(world: Com
     assert again.result is ClaimResult.IN_DOUBT, "it does not end as flat: a lost exit may never have been placed"
 
 
+async def test_an_exit_waits_while_another_works_and_takes_what_that_one_leaves(world: CommandWorld) -> None:
+    """It is a goal: whether the position is flat is known when nothing of ours works any more."""
+    await world.hold(Side.BUY, 10)
+    first, second = [await world.order(Side.SELL, 10, Intent.EXIT) for _ in range(2)]
+    await world.sent(first)
+    waiting = await world.claim(second)
+    assert (waiting.result, str(first) in waiting.told) == (ClaimResult.WAITS, True)
+    await world.fill(first, trade(4), status="CANCELLED")
+    assert (await world.claim(second)).quantity == 6
+
+
+async def test_an_exit_of_nothing_waits_for_an_entry_that_may_still_fill(world: CommandWorld) -> None:
+    entry = await world.order(order_type="LIMIT", price=Decimal(100))
+    await world.sent(entry)
+    await world.fill(entry, status="OPEN")
+    leave = await world.order(Side.SELL, 10, Intent.EXIT)
+    waiting = await world.claim(leave)
+    assert (waiting.result, str(entry) in waiting.told) == (ClaimResult.WAITS, True)
+    await world.fill(entry, trade(7), status="CANCELLED")
+    assert (await world.claim(leave)).quantity == 7
+
+
+async def test_an_exit_does_not_wait_for_an_entry_that_was_decided_after_it(world: CommandWorld) -> None:
+    leave = await world.order(Side.SELL, 10, Intent.EXIT)
+    await world.sent(await world.order())
+    assert (await world.claim(leave)).result is ClaimResult.FLAT
+
+
 @pytest.mark.parametrize("status", [OrderStatus.UNKNOWN, OrderStatus.UNRESOLVED])
 async def test_while_an_entry_is_in_doubt_its_exit_waits(world: CommandWorld, status: OrderStatus) -> None:
     await world.hold(Side.BUY, 10)

@@ -99,7 +99,7 @@ async def test_an_exit_is_cut_to_what_is_held_minus_exits_working(world: Journal
     third = await world.order(Side.SELL, 10, Intent.EXIT)
     assert (await world.claim(first)).quantity == 7
     assert (await world.claim(second)).quantity == 3
-    assert (await world.claim(third)).result is ClaimResult.FLAT
+    assert (await world.claim(third)).result is ClaimResult.WAITS
 
 
 async def test_exits_that_claim_at_once_never_oversell(world: JournalWorld) -> None:
