@@ -276,7 +276,8 @@ class Flatten:
         line = send.line
         healthy = book.account == line.account and known <= {row.broker_order_id for row in book.rows}
         books = self._evidence.setdefault(line.tag, [])
-        books.append(SeenBook(book.requested_at, healthy and book.trading_day == line.trading_day))
+        healthy = healthy and book.trading_day == line.trading_day
+        books.append(SeenBook(book.requested_at, healthy, empty=not book.rows))
         verdict, words = judge(
             books,
             deadline_at=line.deadline_at,
@@ -287,7 +288,7 @@ class Flatten:
         if verdict is Verdict.PROVEN:
             self.file.outcome(line.tag, Outcome.ABSENT, said=f"never reached the broker: {words}")
             self.say(f"{line.tag} never reached the broker: {words}")
-        elif verdict is Verdict.DAY_OVER:
+        elif verdict is not Verdict.WAITING:
             self._trouble(f"{line.tag}: {words}; look in Kite what became of it")
 
     async def _look(self) -> Book:

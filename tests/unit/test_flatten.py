@@ -122,6 +122,11 @@ def row(
     )  # fmt: skip
 
 
+def earlier() -> dict[str, BookRow]:
+    """An order of this morning: a book without it, or without anything, is no evidence."""
+    return {"A": row("A", "COMPLETE", Side.BUY, 10, 10)}
+
+
 async def run(desk: Desk, var: Path, said: list[str] | None = None) -> Seen:
     with FlattenFile(var, "AB1234", "local") as file:
         work = Flatten(desk, file, (said if said is not None else []).append, FAST, read_every_s=0.02)
@@ -174,10 +179,18 @@ async def test_a_lost_answer_is_found_by_its_tag_and_not_sent_again(tmp_path: Pa
 
 
 async def test_a_send_proven_absent_is_followed_by_one_with_another_tag(tmp_path: Path) -> None:
-    desk = Desk({"INFY": 10}, fates=[OutcomeUnknown("read timeout")], lost_before=True)
+    desk = Desk({"INFY": 10}, earlier(), fates=[OutcomeUnknown("read timeout")], lost_before=True)
     assert (await run(desk, tmp_path / "var")).is_flat
     assert len({request.tag for request in desk.placed}) == len(desk.placed) == 2
     assert [send.outcome for send in read_sends(tmp_path)] == [Outcome.ABSENT, Outcome.ENDED]
+
+
+async def test_books_that_are_empty_prove_no_absence(tmp_path: Path) -> None:
+    """Nothing was ordered today, so an answer without rows may be true, or be of a broker that has lost sight of its book."""
+    desk, said = Desk({"INFY": 10}, fates=[OutcomeUnknown("read timeout")], lost_before=True), []
+    assert not (await run(desk, tmp_path / "var", said)).is_flat
+    assert len(desk.placed) == 1
+    assert any("empty ones, which prove nothing" in words for words in said)
 
 
 async def test_an_absence_that_is_not_proven_gets_no_second_send(tmp_path: Path) -> None:
@@ -204,7 +217,7 @@ async def test_an_absence_that_is_not_proven_gets_no_second_send(tmp_path: Path)
 
 @pytest.mark.parametrize("left", [True, False], ids=["after it left", "before it left"])
 async def test_after_a_crash_the_tag_is_looked_up_first(tmp_path: Path, left: bool) -> None:
-    desk = Desk({"INFY": 10}, fates=[Crash()], lost_before=not left)
+    desk = Desk({"INFY": 10}, earlier(), fates=[Crash()], lost_before=not left)
     with pytest.raises(Crash):
         await run(desk, tmp_path / "var")
     assert (await run(desk, tmp_path / "var")).is_flat
