@@ -174,10 +174,14 @@ class KillBrokerCalls:
         wanted = await self._wanted(kill, key, before)
         if not isinstance(wanted, _Wanted):
             return wanted
-        if not await self.pacer.acquire(urgent=True):
+        turn = await self.pacer.acquire(urgent=True)
+        if turn is None:
             raise _again("PacerBusy", "no token of the broker's rate limit became free")
         wanted = await self._wanted(kill, key, await self._see(kill.account))
-        return await self._send(kill, wanted) if isinstance(wanted, _Wanted) else wanted
+        if isinstance(wanted, _Wanted):
+            return await self._send(kill, wanted)
+        self.pacer.give_back(turn)
+        return wanted
 
     async def _wanted(self, kill: KillInput, key: Key, look: _Look) -> _Wanted | list[str]:
         """The exit of what is not ours in one position; or none, with what a person is told of it."""
