@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, time, timedelta
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -26,21 +26,24 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    union_all,
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core import logging
-from core.clock import trading_day, utc_now
+from core.clock import DAY_ROLL_HOUR, IST, trading_day, utc_now
 from core.storage.db import transient
 from core.storage.fills import lock_position
 from core.storage.journal import FILLS, LOCKED_ORDER, ORDERS, SENDS, Journal
 from core.storage.models import AccountRow, LeaseRow, table_of
+from core.storage.models_kill import ForeignSendRow
 from core.storage.statements import Statement, given
 from core.trading.types import Intent, OrderStatus, SendState, Side
 
 ACCOUNTS = table_of(AccountRow)
 LEASES = table_of(LeaseRow)
+FOREIGN = table_of(ForeignSendRow)
 
 log = logging.get(__name__)
 
@@ -149,6 +152,21 @@ def decided_elsewhere(order: Mapping[str, Any], proof: LeaseProof) -> str | None
     return (
         f"decided for account {order['account']} on {order['target']}; "
         f"this process is logged in to {proof.account} on {proof.target}"
+    )
+
+
+_OTHERS = ORDERS.alias("others")
+
+
+def _unclear(account: Any, token: Any) -> tuple[ColumnElement[bool], ...]:
+    """Orders of an instrument of which nobody knows what became: while there is one, the account takes no new entry of it."""
+    return (
+        _OTHERS.c.account == account,
+        _OTHERS.c.instrument_token == token,
+        _OTHERS.c.ended_at.is_(None),
+        _OTHERS.c.status.in_(
+            [literal_column(f"'{status}'") for status in (OrderStatus.UNKNOWN, OrderStatus.UNRESOLVED)]
+        ),
     )
 
 
@@ -294,28 +312,28 @@ def _stopped(order: dict[str, Any]) -> Any:
 
 
 async def sends_since(journal: Journal, account: str, seconds: float) -> list[float]:
-    """Ages in seconds (host clock) of the account's claims of the last `seconds`: a new holder counts them before its first send."""
+    """Ages in seconds (host clock) of the account's claims of the last `seconds`, those of FOREIGN exits too: a new holder counts
+    them before its first send."""
     async with transient("counting recent sends"), journal.engine.connect() as connection:
         since = utc_now() - timedelta(seconds=seconds)
-        rows = await connection.execute(
-            select(SENDS.c.claimed_at).where(SENDS.c.account == account, SENDS.c.claimed_at >= since)
-        )
+        claims = [
+            select(table.c.claimed_at).where(table.c.account == account, table.c.claimed_at >= since)
+            for table in (SENDS, FOREIGN)
+        ]
+        rows = await connection.execute(union_all(*claims))
         now = utc_now()
         return [(now - claimed).total_seconds() for claimed in rows.scalars()]
 
 
 async def sends_today(journal: Journal, account: str) -> int:
-    """Claims of the present trading day: the durable count behind the day's limit."""
+    """Claims of the present trading day, those of FOREIGN exits too: the durable count behind the day's limit."""
+    day = trading_day(utc_now())
+    began = datetime.combine(day, time(DAY_ROLL_HOUR), IST)
+    ours = (SENDS.c.account == account, SENDS.c.trading_day == day, SENDS.c.claimed_at.is_not(None))
+    foreign = (FOREIGN.c.account == account, FOREIGN.c.claimed_at >= began)
+    counts = [
+        select(func.count()).select_from(table).where(*claimed).scalar_subquery()
+        for table, claimed in ((SENDS, ours), (FOREIGN, foreign))
+    ]
     async with transient("counting the day's sends"), journal.engine.connect() as connection:
-        return (
-            await connection.scalar(
-                select(func.count())
-                .select_from(SENDS)
-                .where(
-                    SENDS.c.account == account,
-                    SENDS.c.trading_day == trading_day(utc_now()),
-                    SENDS.c.claimed_at.is_not(None),
-                )
-            )
-            or 0
-        )
+        return await connection.scalar(select(counts[0] + counts[1])) or 0
