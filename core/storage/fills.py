@@ -5,17 +5,19 @@ A position is the fold of its fills ordered by (fill time, trade id); a late fil
 
 from __future__ import annotations
 
+from collections import defaultdict
 from datetime import date
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import Select, exists, func, insert, select, tuple_, update
+from sqlalchemy import Select, bindparam, exists, func, insert, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.clock import to_ist, utc_now
 from core.events.payloads import FillRecord
-from core.storage.models import FillRow, PositionRow, table_of
+from core.storage.models import FillRow, OrderRow, PositionRow, table_of
 from core.storage.statements import Statement, equal, given
 from core.trading.charges import charges_for_fill
 from core.trading.orders import SeenFill
@@ -24,6 +26,7 @@ from core.trading.types import Exchange, Product, Side
 
 FILLS = table_of(FillRow)
 POSITIONS = table_of(PositionRow)
+ORDERS = table_of(OrderRow)
 
 
 async def book_fill(
@@ -135,7 +138,10 @@ def _charges(order: dict[str, Any], seen: SeenFill, exchange: Exchange, turnover
 async def _refold(
     connection: AsyncConnection, order: dict[str, Any], position: PositionState, new: dict[str, Any]
 ) -> tuple[PositionState, Decimal]:
-    """Fold again from the new fill on: `position` is the one without it. Returns the position and what the fill realised."""
+    """Fold again from the new fill on: `position` is the one without it. Returns the position and what the fill realised.
+
+    An order's realised PnL stays the sum of its fills': what later fills realise otherwise now moves their orders', `order` in place.
+    """
     before = await _BEFORE.rows(connection, **new)
     again = await _FROM.rows(connection, **new)
     state = PositionState(
@@ -145,12 +151,19 @@ async def _refold(
         position.charges - sum((row["charges"] for row in again), Decimal(0)) + new["charges"],
     )
     realized_new = Decimal(0)
+    moved: defaultdict[UUID, Decimal] = defaultdict(Decimal)
     for row in again:
         state, realized = apply_fill(state, Side(row["side"]), row["quantity"], row["price"], row["charges"])
         if (row["broker_order_id"], row["trade_id"]) == (new["broker_order_id"], new["trade_id"]):
             realized_new = realized
+        else:
+            moved[row["order_id"]] += realized - row["realized_pnl"]
         identity = {name: row[name] for name in _IDENTITY}
         await _RESTATE.rows(connection, **identity, **_standing(state, realized))
+    order["realized_pnl"] += moved.pop(order["order_id"], Decimal(0))
+    for order_id, more in moved.items():
+        if more:
+            await _ADD_REALIZED.rows(connection, order_id=order_id, more=more)
     return state, realized_new
 
 
@@ -193,6 +206,11 @@ _FROM = Statement(
     select(FILLS)
     .where(*equal(FILLS, *_POSITION), _MOMENT >= _THIS_MOMENT)
     .order_by(*(FILLS.c[name] for name in _ORDER))
+)
+_ADD_REALIZED = Statement(
+    update(ORDERS)
+    .where(*equal(ORDERS, "order_id"))
+    .values(realized_pnl=ORDERS.c.realized_pnl + bindparam("more", type_=ORDERS.c.realized_pnl.type))
 )
 _RESTATE = Statement(
     update(FILLS)
