@@ -6,9 +6,10 @@ Every send is claimed in the journal before a byte leaves; what comes back is jo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
+from typing import Any
 
 import structlog
 from temporalio import activity
@@ -70,6 +71,8 @@ class BrokerCalls:
     calendar: TradingCalendar
     waits_for: Callable[[], str | None] = lambda: None
     """Why nothing can be asked of the broker now (Trader.waits_for): then no token is taken and nothing is claimed."""
+    holds_back: Callable[[dict[str, Any]], Awaitable[str | None]] | None = None
+    """Why this exit must not go though the journal would let it (ExitBounds.why_not): asked right before it is claimed."""
 
     @activity.defn(name=order_work.PLACE_ORDER)
     async def place_order(self, place: PlaceInput) -> OrderView:
@@ -90,6 +93,10 @@ class BrokerCalls:
                 raise _again("PacerBusy", "no token of the broker's rate limit became free")
             leave = _Leave(turn)
             try:
+                if found.intent is Intent.EXIT and self.holds_back is not None:
+                    why = await self.holds_back(found.order)
+                    if why is not None:
+                        raise _InDoubt(why)
                 return self._report(await self._in_turn(found, place, leave))
             except _InDoubt as doubt:
                 log.warning("an exit waits", reason=str(doubt))

@@ -16,6 +16,7 @@ from temporalio.worker import PollerBehaviorAutoscaling, Worker
 
 from activities.broker_calls import BrokerCalls
 from activities.command_calls import CommandCalls
+from activities.exit_bounds import ExitBounds
 from activities.kill_broker_calls import KillBrokerCalls
 from activities.reconcile_book import ReconcileBook
 from core.brokers.pacer import Pacer
@@ -87,7 +88,8 @@ async def _serve(ctx: ServiceContext, client: Client, journal: Journal, proof: L
     )
     calendar = calendar_for(simulated=ctx.settings.simulated)
     reader = BookReader(trader)
-    calls = BrokerCalls(journal, trader, reader, pacer, proof, calendar, trader.waits_for)
+    bounds = ExitBounds(journal, trader, reader)
+    calls = BrokerCalls(journal, trader, reader, pacer, proof, calendar, trader.waits_for, bounds.why_not)
     commands = CommandCalls(
         CommandJournal(journal.engine, journal.broker), trader, reader, Pacer(trader.profile.commands), proof
     )

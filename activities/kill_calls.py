@@ -34,7 +34,7 @@ from core.trading.calendar import TradingCalendar, session_kind
 from core.trading.commands import CommandKind
 from core.trading.kill import Exit, Key, Net, plan
 from core.trading.signals import Signal
-from core.trading.types import Broker, Exchange, Intent, OrderStatus, OrderType, Product, Validity
+from core.trading.types import Broker, Exchange, Intent, OrderStatus, OrderType, Product, SendState, Validity
 
 log = logging.get(__name__)
 
@@ -136,6 +136,7 @@ class KillCalls:
             nets = plan(holdings(kill.broker, kill.strategy_id, business), _at_broker(asked.seen))
             if record is None or record.released_at is not None:
                 return KillView(working=tuple(working), nets=tuple(_kill_net(net) for net in nets), released=True)
+            alerts = await self._cut(kill, mine, nets, asked.seen)
             waits, stuck, exits = await self._exits(kill, mine, nets, asked.seen)
             late, foreign = await self._not_in_the_journal(kill, asked.seen, business)
             foreign_open = await open_foreign(self.engine, kill.kill_id) if kill.include_foreign else ()
@@ -146,9 +147,34 @@ class KillCalls:
                 closed=tuple(self._closed(mine)),
                 stuck=stuck,
                 exits=exits,
+                alerts=alerts,
                 foreign=(*foreign, *foreign_open),
                 foreign_open=kill.include_foreign and bool(foreign or foreign_open),
             )
+
+    async def _cut(
+        self, kill: KillInput, mine: list[dict[str, Any]], nets: tuple[Net, ...], seen: AccountSeen
+    ) -> tuple[str, ...]:
+        """Cancel exits of kill switches that were not sent yet where all that are under way would pass the broker's net, which somebody
+        made smaller meanwhile. What is left is planned anew, once they have ended. Returns what a person should know."""
+        told: list[str] = []
+        for net in nets:
+            if net.exiting <= net.closable or net.key in _moving(seen):
+                continue
+            waiting = [
+                order
+                for order in mine
+                if order["source"] == kill_work.SOURCE
+                and key_of(order) == net.key
+                and order["send_state"] == SendState.INTENT
+            ]
+            for order in waiting:
+                await self._cancel(kill, order)
+                told.append(
+                    f"{net.key[0]} {net.key[1]}: the broker's net is {net.at_broker:+d} now, which leaves {net.closable} of ours to "
+                    f"close: {what(order)} was not sent yet and is cancelled; what is left is planned anew"
+                )
+        return tuple(told)
 
     async def _exits(
         self, kill: KillInput, mine: list[dict[str, Any]], nets: tuple[Net, ...], seen: AccountSeen

@@ -104,6 +104,8 @@ class KillView(_Model):
     """What only a person can mend."""
     exits: int = 0
     """Exits asked for so far."""
+    alerts: tuple[str, ...] = ()
+    """What a person is told at once: exits that were made smaller because somebody else closed what they were to close."""
     foreign: tuple[str, ...] = ()
     """Orders and positions of the account that are not ours."""
     foreign_open: bool = False

@@ -103,6 +103,8 @@ class KillSwitchWorkflow:
         self._at("waiting" if not view.is_flat else "flat")
         for words in view.closed:
             await self._alert("kill_waiting", words, "Nothing to do: the exit goes when the session opens.")
+        for words in view.alerts:
+            await self._alert("kill_cut", words, "Somebody else closes positions of ours: find out who, and stop it.")
         if self.stuck_rounds >= STUCK_ROUNDS:
             for words in view.stuck:
                 await self._alert("kill_stuck", words, "Decide it by hand; the kill switch goes on by itself then.")

@@ -47,7 +47,10 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Net:
-    """One key: what we hold in the kill's scope, what the broker shows, what is planned now, and why not more."""
+    """One key: what we hold in the kill's scope, what the broker shows, what is planned now, and why not more.
+
+    `closable`: how many units exits of the scope may take at most, those that already work included.
+    """
 
     key: Key
     ours: int
@@ -55,6 +58,7 @@ class Net:
     exiting: int
     exits: tuple[Exit, ...] = ()
     note: str = ""
+    closable: int = 0
 
 
 def plan(held: Iterable[Held], at_broker: Mapping[Key, int]) -> tuple[Net, ...]:
@@ -76,13 +80,13 @@ def _net(key: Key, rows: list[Held], at_broker: int) -> Net | None:
     exiting = sum(row.exiting for row in holders)
     if ours == 0:
         return Net(key, 0, at_broker, exiting) if any(row.quantity for row in scoped) else None
-    closable = (at_broker - sum(row.quantity for row in rows if not row.in_scope)) * sign
-    left = min(ours * sign, max(closable, 0)) - exiting
-    short = ours * sign - max(closable, 0)
+    closable = max((at_broker - sum(row.quantity for row in rows if not row.in_scope)) * sign, 0)
+    left = min(ours * sign, closable) - exiting
+    short = ours * sign - closable
     note = f"the broker's net is {short} short of what we hold by our journal" if short > 0 else ""
     blocked = next((row.blocked for row in rows if row.blocked), "")
     if blocked:
-        return Net(key, ours, at_broker, exiting, (), blocked)
+        return Net(key, ours, at_broker, exiting, (), blocked, closable)
     exits: list[Exit] = []
     side = Side.SELL if sign > 0 else Side.BUY
     for row in sorted(holders, key=lambda one: (-(abs(one.quantity) - one.exiting), one.instance)):
@@ -90,4 +94,4 @@ def _net(key: Key, rows: list[Held], at_broker: int) -> Net | None:
         if quantity > 0:
             exits.append(Exit(row, side, quantity))
             left -= quantity
-    return Net(key, ours, at_broker, exiting, tuple(exits), note)
+    return Net(key, ours, at_broker, exiting, tuple(exits), note, closable)

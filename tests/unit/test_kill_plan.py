@@ -60,6 +60,21 @@ def test_exits_of(rows: list[Held], at_broker: int, exits: list[tuple[str, str, 
     assert shown(one(rows, at_broker)) == exits
 
 
+@pytest.mark.parametrize(
+    ("rows", "at_broker", "closable"),
+    [
+        pytest.param([held("a", 10, exiting=10)], 10, 10, id="all of it"),
+        pytest.param([held("a", 10, exiting=10)], 4, 4, id="somebody sold six"),
+        pytest.param([held("a", 10, exiting=10)], -3, 0, id="somebody sold more"),
+        pytest.param([held("a", -10, exiting=10)], -4, 4, id="somebody bought back six"),
+        pytest.param([held("a", 10, exiting=10), held("b", 5, in_scope=False)], 12, 7, id="what others hold is theirs"),
+        pytest.param([held("a", 10, exiting=10, blocked="in doubt")], 4, 4, id="also while an order is in doubt"),
+    ],
+)
+def test_what_exits_may_take_at_most(rows: list[Held], at_broker: int, closable: int) -> None:
+    assert one(rows, at_broker).closable == closable
+
+
 def test_it_says_why_it_does_less() -> None:
     assert "6 short" in one([held("a", 10)], 4).note
     assert one([held("a", 10, blocked="in doubt")], 10).note == "in doubt"

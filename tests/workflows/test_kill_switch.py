@@ -168,7 +168,7 @@ async def test_saved_histories_still_replay(name: str) -> None:
 
 
 def test_every_ending_has_a_saved_history() -> None:
-    assert SAVED.keys() >= {"flat_at_once", "closed", "released", "foreign", "stuck"}
+    assert SAVED.keys() >= {"flat_at_once", "closed", "released", "foreign", "stuck", "cut"}
 
 
 async def test_with_nothing_open_it_sets_the_flag_looks_once_and_reports(temporal: WorkflowEnvironment) -> None:
@@ -235,6 +235,13 @@ async def test_a_trouble_that_passes_by_itself_calls_nobody(temporal: WorkflowEn
     account = FakeAccount([short, short, FLAT])
     await ending(temporal, account)
     assert "alert kill_stuck" not in account.names()
+
+
+async def test_an_exit_cut_because_somebody_else_sells_is_told_at_once_and_once(temporal: WorkflowEnvironment) -> None:
+    cut = KillView(working=(ORDER,), nets=(OPEN,), alerts=("NSE:INFY MIS: the broker's net is +4 now",))
+    account = FakeAccount([cut, cut, FLAT])
+    assert (await ending(temporal, account, save="cut")).is_flat
+    assert [alert.message for alert in account.said("alert kill_cut")] == ["NSE:INFY MIS: the broker's net is +4 now"]
 
 
 async def test_a_closed_session_is_told_while_it_waits(temporal: WorkflowEnvironment) -> None:
