@@ -23,6 +23,7 @@ from core.events.topics import reconciliations
 from core.order_start import from_journal, start_order
 from core.reconcile_work import RoundResult
 from core.routing import order_workflow_id
+from core.storage.claims import ClaimResult
 from core.storage.journal import FILLS, SENDS
 from core.storage.reconcile import DAYS, ROUNDS, load_standing
 from core.trading.calendar import SessionKind, SessionPhase
@@ -229,6 +230,39 @@ async def test_a_row_of_a_send_given_up_is_adopted_alarmed_and_cancelled_while_i
     assert await world.status(order_id) is OrderStatus.EXPIRED
     assert (await world.journal.position())["quantity"] == 3
     assert figures(await world.round())["INFY:MIS"] == (3, 3, 0, 0)
+
+
+async def test_a_late_row_holds_exits_back_until_a_round_sees_its_end_and_has_booked_its_fills(world: World) -> None:
+    await world.filled(10)
+    leave = await world.order(Side.SELL, intent=Intent.EXIT)
+    await world.journal.claim(leave)
+    await world.journal.journal.unknown(leave, 1, "read timeout")
+    await world.journal.journal.absent(leave, 1, "3 books without it")
+    tags = [ids.order_tag(leave, 1)]
+    world.trader.order("LATE2", -10, filled=4, status="OPEN", tags=tags)
+    await world.round()
+    assert (await world.journal.claim(leave, 2)).result is ClaimResult.IN_DOUBT
+    world.trader.order("LATE2", -10, filled=6, status="CANCELLED", tags=tags, lists=False, net=False)
+    await world.round()
+    assert (await world.journal.claim(leave, 2)).result is ClaimResult.IN_DOUBT, "two more are sold and not listed yet"
+    one = world.trader.listed["LATE2"][0]
+    world.trader.listed["LATE2"].append(replace(one, trade_id="T2", quantity=2))
+    await world.round()
+    assert (await world.journal.claim(leave, 2)).quantity == 4
+
+
+async def test_a_row_whose_fills_were_all_booked_while_it_worked_lets_exits_go_once_it_has_ended(world: World) -> None:
+    await world.filled(10)
+    leave = await world.order(Side.SELL, intent=Intent.EXIT)
+    await world.journal.claim(leave)
+    await world.journal.journal.unknown(leave, 1, "read timeout")
+    await world.journal.journal.absent(leave, 1, "3 books without it")
+    tags = [ids.order_tag(leave, 1)]
+    world.trader.order("LATE3", -10, filled=4, status="OPEN", tags=tags)
+    await world.round()
+    world.trader.order("LATE3", -10, filled=4, status="CANCELLED", tags=tags, net=False)
+    await world.round()
+    assert (await world.journal.claim(leave, 2)).quantity == 6
 
 
 async def test_a_round_repeated_after_a_crash_is_one_round(world: World) -> None:
