@@ -272,6 +272,8 @@ class CommandCalls:
         """Send it; None: it may have arrived, so the book is to be read."""
         if not await self.pacer.acquire(urgent=True, timeout_s=TOKEN_WAIT_S):
             return await self._later(record, found, "no token of the broker's rate limit became free")
+        # Counted from before it is marked as sent: a book read well after that, without the change, means that it is not coming.
+        deadline = time.monotonic() + call.durations.send_deadline
         if not await self._claimed(record, again=False):
             return None
         await failpoints.reached("modify.before_send")
@@ -282,6 +284,7 @@ class CommandCalls:
                 price=changes.price,
                 trigger_price=changes.trigger_price,
                 order_type=None,
+                deadline=deadline,
             )
             told = "accepted; the book will tell"
         except NotPlaced as refusal:

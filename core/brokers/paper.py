@@ -87,6 +87,7 @@ class PaperTrader:
         price: Decimal | None,
         trigger_price: Decimal | None,
         order_type: OrderType | None,
+        deadline: float,
     ) -> None:
         """Change what is still working. Fills made before stay; a quantity below what is filled is refused."""
         if all(value is None for value in (quantity, price, trigger_price, order_type)):
@@ -101,7 +102,7 @@ class PaperTrader:
             "new_order_type": None if order_type is None else order_type.value,
             "now": utc_now(),
         }
-        row = await self._command(f"modifying {broker_order_id}", sql.MODIFY, values, None)
+        row = await self._command(f"modifying {broker_order_id}", sql.MODIFY, values, deadline)
         _refuse_missed(row, broker_order_id, "modified")
 
     async def cancel(self, broker_order_id: str) -> None:

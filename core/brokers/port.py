@@ -191,7 +191,10 @@ class Trader(Protocol):
         price: Decimal | None,
         trigger_price: Decimal | None,
         order_type: OrderType | None,
-    ) -> None: ...
+        deadline: float,
+    ) -> None:
+        """Ask for a change of a working order. `deadline` is a time.monotonic() value: past it, it is not sent."""
+        ...
 
     async def cancel(self, broker_order_id: str) -> None:
         """Ask for a cancel; the book alone says whether it happened."""

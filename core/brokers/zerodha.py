@@ -118,6 +118,7 @@ class ZerodhaTrader:
         price: Decimal | None,
         trigger_price: Decimal | None,
         order_type: OrderType | None,
+        deadline: float,
     ) -> None:
         """Ask for a change of a working order; the book tells what came of it. 25 an order at most."""
         changes: dict[str, Any] = {
@@ -129,7 +130,9 @@ class ZerodhaTrader:
         if order_type in {OrderType.MARKET, OrderType.SL_M}:
             changes["market_protection"] = AUTO_PROTECTION
         await self._call(
-            f"modify {broker_order_id}", lambda kite: kite.modify_order(VARIETY, broker_order_id, **changes)
+            f"modify {broker_order_id}",
+            lambda kite: kite.modify_order(VARIETY, broker_order_id, **changes),
+            write_by=deadline,
         )
 
     async def cancel(self, broker_order_id: str, *, variety: str = VARIETY) -> None:

@@ -72,6 +72,7 @@ class ToldTrader:
         self.reading: Exception | None = None
         self.applies = True
         self.asked: list[str] = []
+        self.send_by: list[float] = []
 
     async def account(self) -> str:
         return ACCOUNT
@@ -83,8 +84,9 @@ class ToldTrader:
         if self.answer is not None:
             raise self.answer
 
-    async def modify(self, broker_order_id: str, **changes: Any) -> None:
+    async def modify(self, broker_order_id: str, *, deadline: float, **changes: Any) -> None:
         self.asked.append(f"modify {broker_order_id}")
+        self.send_by.append(deadline)
         if self.applies:
             new = {name: value for name, value in changes.items() if value is not None}
             self.rows[broker_order_id] = replace(self.rows[broker_order_id], **new)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
@@ -19,13 +20,14 @@ from core.events.envelope import decode
 from core.events.payloads import OrderEvent
 from core.order_work import CommandNext
 from core.storage.claims import ClaimResult
+from core.storage.command_journal import CommandJournal
 from core.storage.commands import unfinished_commands
 from core.storage.db import broker_engine
 from core.storage.journal import NoSuchOrder
 from core.storage.models import LeaseRow
 from core.trading.commands import MODIFICATIONS, CommandKind, CommandOutcome, CommandState
 from core.trading.types import Broker, Intent, OrderStatus, Side
-from tests.integration.command_world import CommandWorld, ToldTrader, listed, row
+from tests.integration.command_world import DURATIONS, CommandWorld, ToldTrader, listed, row
 from tests.journal_world import trade
 
 pytestmark = pytest.mark.stack
@@ -181,6 +183,26 @@ async def test_a_modify_is_sent_once_read_back_and_told_as_modified(world: Comma
     told = decode(bytes(last["value"])).data
     assert isinstance(told, OrderEvent)
     assert (told.order.price, told.order.status) == (Decimal("100.55"), OrderStatus.ACKED)
+
+
+async def test_a_modifys_last_moment_to_leave_is_counted_from_before_it_was_marked_as_sent(
+    world: CommandWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is frozen after it sends nothing when it thaws: a book was judged by then."""
+    claimed_at: list[float] = []
+    real = CommandJournal.claim_command
+
+    async def noted(*args: Any, **options: Any) -> bool:
+        claimed = await real(*args, **options)
+        claimed_at.append(time.monotonic())
+        return claimed
+
+    monkeypatch.setattr(CommandJournal, "claim_command", noted)
+    order_id, _ = await world.working()
+    began = time.monotonic()
+    await world.carry_out(await world.ask(order_id, MODIFY, price="100.55"))
+    (deadline,) = world.trader.send_by
+    assert began < deadline < claimed_at[0] + DURATIONS.send_deadline
 
 
 async def test_a_modify_whose_answer_is_lost_is_never_sent_again(world: CommandWorld) -> None:

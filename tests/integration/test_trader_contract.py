@@ -155,7 +155,7 @@ async def test_a_modified_limit_fills_at_its_new_price(world: World) -> None:
     await quiet(world)
     order_id = await world.trader.place(limit(world, "1495"))
     await wait_status(world, order_id, "OPEN")
-    await world.trader.modify(order_id, quantity=None, price=Decimal("1499"), trigger_price=None, order_type=None)
+    await change_price(world, order_id, "1499", time.monotonic() + 8)
     await wait_row(world, order_id, lambda row: row.price == Decimal("1499") and row.status == "OPEN")
     await _market_after_acceptance(world, "1498.5", asks=[("1498.8", 100)])
     await wait_status(world, order_id, "COMPLETE")
@@ -188,6 +188,23 @@ async def test_an_order_past_its_deadline_is_never_sent(world: World) -> None:
         await world.trader.place(make_request(world, tag=tag, deadline=time.monotonic() - 0.001))
     assert refusal.value.retryable
     assert tag not in {one for row in (await world.trader.book()).rows for one in row.tags}
+
+
+async def change_price(world: World, order_id: str, price: str, deadline: float) -> None:
+    await world.trader.modify(
+        order_id, quantity=None, price=Decimal(price), trigger_price=None, order_type=None, deadline=deadline
+    )
+
+
+async def test_a_modify_past_its_deadline_is_never_sent(world: World) -> None:
+    """A worker that was frozen meanwhile: its command was judged by the book, or given up, long ago."""
+    await quiet(world)
+    order_id = await world.trader.place(limit(world, "1495"))
+    await wait_status(world, order_id, "OPEN")
+    with pytest.raises(NotPlaced) as refusal:
+        await change_price(world, order_id, "1496", time.monotonic() - 0.001)
+    assert refusal.value.retryable
+    assert (await world.trader.orders([order_id]))[order_id].price == Decimal("1495")
 
 
 async def test_orders_the_broker_does_not_know_are_missing_and_cannot_be_cancelled(world: World) -> None:
