@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from random import randrange
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from core import ids
 from core.clock import utc_now
-from core.storage.claims import Claim, LeaseProof, claim_send
+from core.storage.claims import Claim, ClaimResult, LeaseProof, claim_send
 from core.storage.journal import ORDERS, SENDS, Journal
 from core.storage.leases import Lease
 from core.storage.models import AccountRow, FillRow, LeaseRow, OutgoingEventRow, PositionRow, table_of
@@ -26,12 +27,14 @@ TARGET = "test"
 
 @dataclass
 class JournalWorld:
-    """One journal, one held lease, and a strategy instance of its own, so that tests do not see each other."""
+    """One journal, one held lease, and a strategy instance and an instrument of its own, so that tests do not see each other."""
 
     journal: Journal
     engine: AsyncEngine
     instance: str
     proof: LeaseProof
+    token: int = field(default_factory=lambda: randrange(10**9, 10**15))
+    """Of "its" INFY: while one of its orders is in doubt, the account takes no entry of it."""
 
     @classmethod
     async def make(cls, engine: AsyncEngine, broker: Broker) -> JournalWorld:
@@ -59,7 +62,7 @@ class JournalWorld:
             "account": ACCOUNT,
             "target": TARGET,
             "instrument": "NSE:INFY",
-            "instrument_token": 408065,
+            "instrument_token": self.token,
             "instrument_type": "EQ",
             "exchange": "NSE",
             "tradingsymbol": "INFY",
@@ -109,7 +112,8 @@ class JournalWorld:
 
     async def sent(self, order_id: UUID) -> str:
         """Claimed, sent and accepted; returns the broker order id."""
-        await self.claim(order_id)
+        claim = await self.claim(order_id)
+        assert claim.result is ClaimResult.CLAIMED, claim
         broker_order_id = f"B{str(order_id)[-12:]}"
         await self.journal.submitted(order_id, 1, broker_order_id, "accepted")
         return broker_order_id

@@ -68,7 +68,8 @@ class ClaimResult(StrEnum):
     WAITS = "WAITS"
     """An exit with nothing left to exit at the moment, while other orders of its position may still change that."""
     IN_DOUBT = "IN_DOUBT"
-    """An exit that cannot know what is left: another order of its position is UNKNOWN, UNRESOLVED or being sent."""
+    """An exit that cannot know what is left: another order of its position is UNKNOWN, UNRESOLVED or being sent. An entry of an
+    instrument of which another order of the account is UNKNOWN or UNRESOLVED."""
     NOT_OURS = "NOT_OURS"
     """The lease is another's now."""
     ELSEWHERE = "ELSEWHERE"
@@ -129,6 +130,7 @@ async def claim_send(journal: Journal, order_id: UUID, send_no: int, proof: Leas
             is_exit=order["intent"] == Intent.EXIT,
             key_account=order["account"],
             strategy_id=order["strategy_id"],
+            key_token=order["instrument_token"],
             quantity=quantity,
             trading_day=trading_day(now),
             lease_epoch=proof.epoch,
@@ -137,12 +139,12 @@ async def claim_send(journal: Journal, order_id: UUID, send_no: int, proof: Leas
         )
         if claimed:
             return Claim(ClaimResult.CLAIMED, quantity)
-        why = await _why_not(connection, order, send_no)
+        why, told = await _why_not(connection, order, send_no)
         if why is ClaimResult.NOT_OURS:
             log.warning(
                 "claim refused: the lease is another's now", lease=proof.name, epoch=proof.epoch, send_no=send_no
             )
-        return Claim(why)
+        return Claim(why, told=told)
 
 
 def decided_elsewhere(order: Mapping[str, Any], proof: LeaseProof) -> str | None:
@@ -183,6 +185,9 @@ def _claim() -> Update:
         LEASES.c.epoch == bindparam("epoch", type_=LEASES.c.epoch.type),
         LEASES.c.expires_at > func.clock_timestamp(),
     )
+    unclear = exists().where(
+        *_unclear(bindparam("key_account", type_=Text), bindparam("key_token", type_=ORDERS.c.instrument_token.type))
+    )
     told = ("quantity", "trading_day", "lease_epoch", "claimed_at", "deadline_at")
     return (
         update(SENDS)
@@ -192,7 +197,7 @@ def _claim() -> Update:
             SENDS.c.state == literal(SendState.INTENT.value),
             exists().where(*ours),
             exists().where(ORDERS.c.order_id == order_id, ORDERS.c.ended_at.is_(None), ~ORDERS.c.cancel_requested),
-            or_(bindparam("is_exit", type_=Boolean), ~killed),
+            or_(bindparam("is_exit", type_=Boolean), and_(~killed, ~unclear)),
         )
         .values(given(SENDS, told) | {"state": SendState.SENDING.value, "answered_at": None, "answer": None})
         .returning(SENDS.c.send_no)
@@ -292,18 +297,32 @@ async def _in_doubt(connection: AsyncConnection, others: ColumnElement[bool]) ->
     )
 
 
-async def _why_not(connection: AsyncConnection, order: dict[str, Any], send_no: int) -> ClaimResult:
+async def _why_not(connection: AsyncConnection, order: dict[str, Any], send_no: int) -> tuple[ClaimResult, str]:
+    """What forbade the claim, and in words where a result alone does not say enough."""
     state = await connection.scalar(
         select(SENDS.c.state).where(SENDS.c.order_id == order["order_id"], SENDS.c.send_no == send_no)
     )
     if state != SendState.INTENT or order["ended_at"] is not None:
-        return ClaimResult.ALREADY
+        return ClaimResult.ALREADY, ""
     if order["cancel_requested"]:
-        return ClaimResult.CANCELLED
-    if order["intent"] == Intent.ENTRY and await connection.scalar(select(_stopped(order))):
-        return ClaimResult.KILLED
+        return ClaimResult.CANCELLED, ""
+    if order["intent"] == Intent.ENTRY:
+        if await connection.scalar(select(_stopped(order))):
+            return ClaimResult.KILLED, ""
+        unclear = select(_OTHERS.c.order_id, _OTHERS.c.status).where(
+            *_unclear(order["account"], order["instrument_token"])
+        )
+        other = (await connection.execute(unclear.limit(1))).first()
+        if other is not None:
+            told = f"INSTRUMENT_IN_DOUBT: order {other.order_id} of {order['instrument']} is {other.status}"
+            await connection.execute(  # what a person reads, should it grow too old meanwhile
+                update(SENDS)
+                .where(SENDS.c.order_id == order["order_id"], SENDS.c.send_no == send_no)
+                .values(answer=told)
+            )
+            return ClaimResult.IN_DOUBT, told
     # What else forbade it: also a lease that came back meanwhile is asked again, and never taken for a kill.
-    return ClaimResult.NOT_OURS
+    return ClaimResult.NOT_OURS, ""
 
 
 def _stopped(order: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import date, timedelta
 from typing import Any
@@ -143,6 +144,22 @@ async def test_an_entry_of_another_account_ends_unsent_and_its_exit_waits_for_a_
     assert (trader.placed, at.pacer.day_sent) == (0, 0)
 
 
+async def test_an_entry_of_an_instrument_in_doubt_tries_again_until_it_is_too_old(world: JournalWorld) -> None:
+    trader, lost = ToldTrader(per_day=5), await world.order()
+    at = calls(world, trader)
+    await world.claim(lost)
+    await world.journal.unknown(lost, 1, "read timeout")
+    entry = await world.order(age_limit_s=1.0)
+    with pytest.raises(ApplicationError) as again:
+        await place(at, entry)
+    assert (again.value.type, again.value.next_retry_delay) == ("InstrumentInDoubt", timedelta(seconds=1))
+    await asyncio.sleep(1.1)
+    ended = await place(at, entry)
+    assert ended.status is OrderStatus.EXPIRED
+    assert f"INSTRUMENT_IN_DOUBT: order {lost} of NSE:INFY is UNKNOWN" in (ended.reason or "")
+    assert (trader.placed, at.pacer.day_sent) == (0, 0)
+
+
 async def test_a_send_that_never_left_leaves_its_second_and_minute_to_the_next(world: JournalWorld) -> None:
     """A claim lost, an order ended, a deadline missed, a database away: the broker counted nothing."""
     trader = ToldTrader()
@@ -227,7 +244,7 @@ async def test_an_order_placed_while_a_book_is_on_its_way_does_not_make_it_sick(
     class Busy(ToldTrader):
         async def book(self) -> Book:
             now = utc_now()
-            await world.sent(await world.order(account=account))
+            await world.sent(await world.order(account=account, instrument_token=1))
             return Book(account, trading_day(now), now, now, ())
 
     at = calls(world, Busy())

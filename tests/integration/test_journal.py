@@ -85,6 +85,39 @@ async def test_the_kill_switch_binds_entries_and_lets_exits_go(world: JournalWor
     assert (await world.claim(leave)).result is ClaimResult.CLAIMED
 
 
+@pytest.mark.parametrize("doubt", [OrderStatus.UNKNOWN, OrderStatus.UNRESOLVED])
+async def test_no_entry_leaves_while_another_order_of_its_instrument_is_in_doubt(
+    world: JournalWorld, doubt: OrderStatus
+) -> None:
+    """Whose strategy it is does not matter: it is one account. Another instrument, or another account, waits for nothing."""
+    lost = await world.order(instance="another@x", strategy_id="another")
+    entry, other = await world.order(), await world.order(instrument_token=world.token + 1)
+    await world.claim(lost)
+    await world.journal.unknown(lost, 1, "read timeout")
+    if doubt is OrderStatus.UNRESOLVED:
+        await world.journal.unresolved(lost, 1, "the day is over")
+    refused = await world.claim(entry)
+    assert refused.result is ClaimResult.IN_DOUBT
+    assert refused.told == f"INSTRUMENT_IN_DOUBT: order {lost} of NSE:INFY is {doubt}"
+    found = await world.journal.load(entry)
+    assert (found.send["state"], found.send["answer"]) == (SendState.INTENT, refused.told)
+    assert (await world.claim(other)).result is ClaimResult.CLAIMED
+    elsewhere = await world.order(account="OTHER1")
+    assert (await world.claim(elsewhere)).result is ClaimResult.CLAIMED
+    await world.journal.submitted(lost, 1, f"B{ids.new_id()}", "found by its tag")
+    assert (await world.claim(entry)).result is ClaimResult.CLAIMED
+
+
+async def test_an_exit_leaves_while_another_position_of_its_instrument_is_in_doubt(world: JournalWorld) -> None:
+    """What the instance itself holds is known."""
+    await world.hold(Side.BUY, 10)
+    lost = await world.order(instance="another@x", strategy_id="another")
+    await world.claim(lost)
+    await world.journal.unknown(lost, 1, "read timeout")
+    leave = await world.order(Side.SELL, 10, Intent.EXIT)
+    assert (await world.claim(leave)).result is ClaimResult.CLAIMED
+
+
 async def test_a_latched_cancel_stops_an_order_that_was_not_sent(world: JournalWorld) -> None:
     order_id = await world.order()
     async with world.engine.begin() as connection:
