@@ -5,9 +5,11 @@ Every send is claimed in the journal before a byte leaves; what comes back is jo
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any
 
@@ -59,6 +61,18 @@ class _InDoubt(Exception):
     """An exit was not claimed: another order of its position is in doubt, so nobody knows what is left to exit."""
 
 
+LOOKS = 48
+"""Looks and look-ups in flight at most: they wait for the broker's reads, which they share, and cost next to nothing meanwhile."""
+
+LOOK_WAIT_S = 0.2
+"""Longest wait of one more; then Temporal brings it again in LOOK_AGAIN_S. It holds a slot that an exit may need."""
+
+LOOK_AGAIN_S = 1.0
+
+FOLDS = 6
+"""Looks that write to the journal at once: connections are left to those who send."""
+
+
 @dataclass(slots=True)
 class BrokerCalls:
     """The activities of one broker's two queues."""
@@ -73,6 +87,8 @@ class BrokerCalls:
     """Why nothing can be asked of the broker now (Trader.waits_for): then no token is taken and nothing is claimed."""
     holds_back: Callable[[dict[str, Any]], Awaitable[str | None]] | None = None
     """Why this exit must not go though the journal would let it (ExitBounds.why_not): asked right before it is claimed."""
+    looking: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(LOOKS))
+    folding: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(FOLDS))
 
     @activity.defn(name=order_work.PLACE_ORDER)
     async def place_order(self, place: PlaceInput) -> OrderView:
@@ -111,7 +127,7 @@ class BrokerCalls:
         assert look.broker_order_id is not None
         asked = time.monotonic()
         self._needs_session()
-        async with beating():
+        async with self._in_sight():
             rows = await self.reader.orders([look.broker_order_id], not_before=asked)
             row = rows.get(look.broker_order_id)
             return await (self._not_listed(look) if row is None else self._fold(look, row))
@@ -119,7 +135,7 @@ class BrokerCalls:
     @activity.defn(name=order_work.LOOK_UP_BY_TAG)
     async def look_up_by_tag(self, look: LookInput) -> OrderView:
         """Look for our tag in the whole book. Found: adopted. Not found: one more piece of evidence, judged."""
-        async with beating():
+        async with self._in_sight():
             found = await self.journal.load(look.order_id)
             self._bind(found)
             self._needs_our_account(found)
@@ -141,6 +157,20 @@ class BrokerCalls:
                 look.order_id, look.send_no, row.broker_order_id, "found in the book by its tag"
             )
             return await self._fold(look, row)
+
+    @asynccontextmanager
+    async def _in_sight(self) -> AsyncIterator[None]:
+        """One of the LOOKS that are in flight, with its heartbeat; raises "try again" when none becomes free in a moment."""
+        async with beating():
+            try:
+                async with asyncio.timeout(LOOK_WAIT_S):
+                    await self.looking.acquire()
+            except TimeoutError:
+                raise _again("LooksBusy", f"{LOOKS} looks are in flight", LOOK_AGAIN_S) from None
+            try:
+                yield
+            finally:
+                self.looking.release()
 
     def _needs_our_account(self, found: JournalOrder) -> None:
         """What the book of another account or target does not list says nothing."""
@@ -282,7 +312,8 @@ class BrokerCalls:
             ]
         seen = SeenOrder(row.is_acked, end_of(row.status), row.quantity, row.filled_quantity, row.status_message)
         await failpoints.reached("look.before_fold")
-        found = await self.journal.fold(look.order_id, row.broker_order_id, seen, trades)
+        async with self.folding:
+            found = await self.journal.fold(look.order_id, row.broker_order_id, seen, trades)
         await failpoints.reached("look.after_fold")
         self._bind(found)
         lagging = not found.status.is_end and sum(t.quantity for t in trades) < row.filled_quantity

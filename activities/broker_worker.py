@@ -14,7 +14,7 @@ from typing import Any
 from temporalio.client import Client
 from temporalio.worker import PollerBehaviorAutoscaling, Worker
 
-from activities.broker_calls import BrokerCalls
+from activities.broker_calls import LOOKS, BrokerCalls
 from activities.command_calls import CommandCalls
 from activities.exit_bounds import ExitBounds
 from activities.kill_broker_calls import KillBrokerCalls
@@ -42,8 +42,11 @@ from core.trading.types import Broker
 from core.waiting import Waiting
 
 SLOTS = 8
-"""Broker calls in flight a queue: fewer than the journal has connections, so that no call waits for one past its heartbeat.
-The pacer, not this, holds the broker's limits."""
+"""Entries in flight: fewer than the journal has connections, so that no call waits for one past its heartbeat. The pacer, not
+this, holds the broker's limits."""
+
+URGENT_SLOTS = LOOKS + 16
+"""Calls in flight of the urgent queue: looks never fill them, so that an exit or a cancel always finds one."""
 
 GRACE = timedelta(seconds=8)
 """After a stop, calls under way go on: just past the 7 s a broker has to answer, within the 10 s a process has to end."""
@@ -103,8 +106,8 @@ async def _serve(ctx: ServiceContext, client: Client, journal: Journal, proof: L
         kills.close_foreign,
         rounds.compare_with_broker,
     )
-    urgent = _worker(client, urgent_queue(journal.broker), calls, *more)
-    entries = _worker(client, broker_queue(journal.broker), calls)
+    urgent = _worker(client, urgent_queue(journal.broker), URGENT_SLOTS, calls, *more)
+    entries = _worker(client, broker_queue(journal.broker), SLOTS, calls)
     try:
         async with urgent, entries, watched(client, ctx.waiting), session_watched(trader, ctx.waiting):
             ctx.health.well("lease")
@@ -151,12 +154,12 @@ async def _still_refused(trader: Trader) -> str | None:
     return None
 
 
-def _worker(client: Client, queue: str, calls: BrokerCalls, *more: Callable[..., Any]) -> Worker:
+def _worker(client: Client, queue: str, slots: int, calls: BrokerCalls, *more: Callable[..., Any]) -> Worker:
     return Worker(
         client,
         task_queue=queue,
         activities=[calls.place_order, calls.look_at_book, calls.look_up_by_tag, *more],
-        max_concurrent_activities=SLOTS,
+        max_concurrent_activities=slots,
         activity_task_poller_behavior=PollerBehaviorAutoscaling(initial=2),
         graceful_shutdown_timeout=GRACE,
         default_heartbeat_throttle_interval=timedelta(seconds=1),

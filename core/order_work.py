@@ -31,9 +31,11 @@ HINT = "hint"
 COMMAND = "command"
 
 URGENT = 1
+"""Temporal task priorities: 1 overtakes everything waiting in the same queue. Exits and cancels."""
 COMMANDED = 2
+"""What else people and programs ask."""
 NORMAL = 3
-"""Temporal task priorities: 1 overtakes everything waiting in the same queue."""
+"""Entries, in their own queue; looks and look-ups, in the urgent one: there are many, and none is in a hurry."""
 
 SA_BROKER = SearchAttributeKey.for_keyword("Broker")
 SA_STRATEGY = SearchAttributeKey.for_keyword("StrategyId")

@@ -219,7 +219,7 @@ class OrderWorkflow:
             heartbeat_timeout=timedelta(seconds=durations.heartbeat),
             retry_policy=self._soon(),
             summary=f"{asked.command.kind.lower()} asked by a person or program",
-            priority=Priority(priority_key=work.COMMANDED),
+            priority=Priority(priority_key=work.URGENT if asked.command.kind is CommandKind.CANCEL else work.COMMANDED),
         )
         before = self.view
         if result.view.status.is_end or not before.status.is_end:  # an end is sticky: this answer may be the older one
@@ -273,7 +273,7 @@ class OrderWorkflow:
             heartbeat_timeout=timedelta(seconds=durations.heartbeat),
             retry_policy=self._soon(),
             summary=summary,
-            priority=Priority(priority_key=work.URGENT if urgent else work.NORMAL),
+            priority=Priority(priority_key=work.URGENT if urgent and name == work.PLACE_ORDER else work.NORMAL),
         )
         settled = False
         try:
