@@ -135,10 +135,13 @@ class ReconcileBook:
             known = await self.journal.broker_order_ids(at.account, day)
             first = await self._look(at.account)
             seen = await load_day(self.journal, at.account, day)
+            stranger = _of_another(first.book, at.account, day)
+            if stranger:
+                return Compared(judged=False, why_not=stranger)
+            mended = await self._mend(first, at)  # what a book shows is true, also one that lacks orders
             sick = _sick(first, at.account, day, known, seen)
             if sick:
-                return Compared(judged=False, why_not=sick)
-            mended = await self._mend(first, at)
+                return _told(mended, None, first, why_not=sick)
             waiting = await self._book_flattened(first, at)  # after our own fills, which say how much of it was ours
             before = await booked(self.journal, at.account, day, list(first.sends))
             net = _net(await self.trader.positions())
@@ -296,16 +299,23 @@ def _told(mended: _Mended, comparison: Comparison | None, look: _Look, why_not: 
 
 def _sick(look: _Look, account: str, day: date, known: set[str], seen: Day) -> str | None:
     """Why this look is no evidence: another account's, another day's, or without orders and trades we know to be there."""
-    book = look.book
-    if book.account != account:
-        return f"it is the book of {book.account}, not of {account}"
-    if book.trading_day != day:
-        return f"it is the book of {book.trading_day}, asked for on {day}"
-    missing = known - {row.broker_order_id for row in book.rows}
+    stranger = _of_another(look.book, account, day)
+    if stranger:
+        return stranger
+    missing = known - {row.broker_order_id for row in look.book.rows}
     if missing:
         return f"the book lacks {len(missing)} orders the journal knows of"
     fewer = seen.foreign_trades - _count_foreign(look)
     return f"{fewer} trades of today that were listed before are gone" if fewer > 0 else None
+
+
+def _of_another(book: Book, account: str, day: date) -> str | None:
+    """Why nothing in this book is for us: it is another account's or another day's."""
+    if book.account != account:
+        return f"it is the book of {book.account}, not of {account}"
+    if book.trading_day != day:
+        return f"it is the book of {book.trading_day}, asked for on {day}"
+    return None
 
 
 def _count_foreign(look: _Look) -> int:

@@ -16,6 +16,7 @@ from temporalio.service import RPCError
 from temporalio.testing import ActivityEnvironment
 
 from core import ids, metrics
+from core.brokers.port import Book
 from core.clock import trading_day, utc_now
 from core.config import Settings
 from core.errors import Transient
@@ -163,6 +164,40 @@ async def test_a_broker_that_rests_at_night_wakes_nobody(world: World) -> None:
     world.orders.calendar = day
     await world.round()
     assert world.alerts.kinds() == ["reconcile_blind"], "it is told when the day begins"
+
+
+async def test_a_book_that_lacks_an_order_is_not_judged_but_what_it_shows_of_ours_is_adopted(world: World) -> None:
+    """One row missing all day must not keep what turned up late from being booked and cancelled."""
+    await world.filled(10)
+    world.trader.rows, world.trader.net = [], {}
+    order_id = await world.order()
+    await world.journal.claim(order_id)
+    await world.journal.journal.unknown(order_id, 1, "read timeout")
+    await world.journal.journal.absent(order_id, 1, "proven")
+    tag = (await world.journal.journal.load(order_id)).send["tag"]
+    world.trader.order("LATE1", 10, filled=4, status="OPEN", tags=[tag])
+    report = await world.round()
+    assert (report.judged, report.why_not) == (False, "the book lacks 1 orders the journal knows of")
+    assert (report.adopted, report.late_fills) == ((order_id,), 1)
+    assert world.trader.cancelled == ["LATE1"]
+
+
+async def test_another_accounts_book_adopts_nothing(world: World) -> None:
+    order_id = await world.order()
+    await world.journal.claim(order_id)
+    await world.journal.journal.unknown(order_id, 1, "read timeout")
+    await world.journal.journal.absent(order_id, 1, "proven")
+    tag = (await world.journal.journal.load(order_id)).send["tag"]
+    world.trader.order("LATE1", 10, filled=4, status="OPEN", tags=[tag])
+    own = world.trader.book
+
+    async def anothers() -> Book:
+        return replace(await own(), account="SOMEBODY")
+
+    world.trader.book = anothers  # type: ignore[method-assign]
+    report = await world.round()
+    assert report.why_not == f"it is the book of SOMEBODY, not of {world.account}"
+    assert (report.judged, report.adopted, world.trader.cancelled) == (False, (), [])
 
 
 async def test_foreign_trades_that_vanish_make_the_book_no_evidence(world: World) -> None:
