@@ -86,7 +86,7 @@ class BrokerCalls:
     waits_for: Callable[[], str | None] = lambda: None
     """Why nothing can be asked of the broker now (Trader.waits_for): then no token is taken and nothing is claimed."""
     holds_back: Callable[[dict[str, Any]], Awaitable[str | None]] | None = None
-    """Why this exit must not go though the journal would let it (ExitBounds.why_not): asked right before it is claimed."""
+    """Why this exit must not go though the journal would let it (ExitBounds, ExitCover): asked right before it is claimed."""
     looking: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(LOOKS))
     folding: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(FOLDS))
 

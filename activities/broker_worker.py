@@ -17,6 +17,7 @@ from temporalio.worker import PollerBehaviorAutoscaling, Worker
 from activities.broker_calls import LOOKS, BrokerCalls
 from activities.command_calls import CommandCalls
 from activities.exit_bounds import ExitBounds
+from activities.exit_cover import ExitCover
 from activities.kill_broker_calls import KillBrokerCalls
 from activities.reconcile_book import ReconcileBook
 from core.brokers.pacer import Pacer
@@ -91,8 +92,12 @@ async def _serve(ctx: ServiceContext, client: Client, journal: Journal, proof: L
     )
     calendar = calendar_for(simulated=ctx.settings.simulated)
     reader = BookReader(trader)
-    bounds = ExitBounds(journal, trader, reader)
-    calls = BrokerCalls(journal, trader, reader, pacer, proof, calendar, trader.waits_for, bounds.why_not)
+    bounds, cover = ExitBounds(journal, trader, reader), ExitCover(journal, trader)
+
+    async def holds_back(order: dict[str, Any]) -> str | None:
+        return await bounds.why_not(order) or await cover.why_not(order)
+
+    calls = BrokerCalls(journal, trader, reader, pacer, proof, calendar, trader.waits_for, holds_back)
     commands = CommandCalls(
         CommandJournal(journal.engine, journal.broker), trader, reader, Pacer(trader.profile.commands), proof
     )

@@ -5,28 +5,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import date, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import insert, update
 from structlog.testing import capture_logs
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.broker_calls import BrokerCalls
+from activities.exit_cover import ExitCover
 from core.brokers.pacer import Pacer
-from core.brokers.port import Book, BookRow, BrokerProfile, PlaceRequest, Trade
+from core.brokers.port import Book, BookRow, BrokerPosition, BrokerProfile, PlaceRequest, Trade
 from core.brokers.reader import BookReader
 from core.clock import trading_day, utc_now
 from core.config import Settings
 from core.errors import NotPlaced, SessionExpired
+from core.ids import new_id
 from core.order_work import LookInput, OrderView, PlaceInput
 from core.storage.db import broker_engine
 from core.storage.journal import SENDS
+from core.storage.reconcile import ROUNDS
 from core.trading.calendar import calendar_for
 from core.trading.durations import OrderDurations
-from core.trading.types import Broker, Intent, OrderStatus, Side
+from core.trading.types import Broker, Exchange, Intent, OrderStatus, Product, Side
 from tests.journal_world import ACCOUNT, JournalWorld
 
 pytestmark = pytest.mark.stack
@@ -44,6 +48,8 @@ class ToldTrader:
         self.refusal: Exception | None = None
         self.book_rows: tuple[BookRow, ...] = ()
         self.placed = 0
+        self.looked = 0
+        self.net = 0
 
     async def place(self, request: PlaceRequest) -> str:
         self.placed += 1
@@ -60,6 +66,13 @@ class ToldTrader:
 
     async def trades(self, broker_order_ids: Sequence[str]) -> dict[str, tuple[Trade, ...]]:
         return {}
+
+    async def positions(self) -> tuple[BrokerPosition, ...]:
+        self.looked += 1
+        if self.refusal is not None:
+            raise self.refusal
+        infy = (Exchange.NSE, "INFY", 1, Product.MIS)
+        return (BrokerPosition(*infy, self.net, Decimal(100)),) if self.net else ()
 
 
 @pytest.fixture
@@ -186,6 +199,54 @@ async def test_a_send_that_left_keeps_its_second_whatever_came_of_it(world: Jour
             await place(at, order_id)
         assert again.value.type == why
     assert at.pacer.day_sent == 0
+
+
+async def found_uncovered(world: JournalWorld, account: str, *lines: str) -> None:
+    """A round of reconciliation that found these lines closed by somebody else."""
+    standing = {"since": dict.fromkeys(lines, utc_now().isoformat()), "told": []}
+    async with world.engine.begin() as connection:
+        await connection.execute(
+            insert(ROUNDS).values(
+                round_id=new_id(),
+                account=account,
+                trading_day=trading_day(utc_now()),
+                began_at=utc_now(),
+                judged=True,
+                found={},
+                finished_at=utc_now(),
+                watched={"uncovered": standing},
+            )
+        )
+
+
+async def test_an_exit_of_what_zerodha_has_squared_off_waits_for_a_person(world: JournalWorld) -> None:
+    account = f"U{world.instance[-12:]}"
+    trader = ToldTrader()
+    at = calls(world, trader)
+    at.proof, at.holds_back = world.logged_in(account), ExitCover(world.journal, at.trader).why_not
+    await world.hold(Side.BUY, 10)
+    await found_uncovered(world, account, "NSE:INFY:MIS")
+    first, second, third = [
+        await world.order(Side.SELL, quantity, Intent.EXIT, account=account) for quantity in (10, 6, 6)
+    ]
+    waits = await place(at, first)
+    assert waits.status is OrderStatus.PENDING
+    assert "the broker's net of NSE:INFY:MIS is +0, which leaves 0 to close for this exit of 10" in (waits.waits or "")
+    trader.net = -10  # somebody sold more than we hold: that is theirs
+    assert (await place(at, first)).waits is not None
+    assert (trader.placed, at.pacer.day_sent) == (0, 0)
+    trader.net = 8  # bought back, in part
+    assert (await place(at, first)).waits is not None
+    assert (await place(at, second)).status is OrderStatus.SUBMITTED
+    assert "leaves 2 to close" in ((await place(at, third)).waits or "")
+    trader.refusal = SessionExpired("403")
+    with pytest.raises(ApplicationError, match="cannot be read before an exit"):
+        await place(at, third)
+    trader.refusal = None
+    await found_uncovered(world, account)
+    looked = trader.looked
+    assert (await place(at, first)).status is OrderStatus.SUBMITTED
+    assert trader.looked == looked, "the broker is asked only where reconciliation found something"
 
 
 # looking ----------------------------------------------------------------------------------------------------------
