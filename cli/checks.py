@@ -90,13 +90,13 @@ async def _none_elsewhere(connection: asyncpg.Connection, settings: Settings, br
 
 
 _HELD_OF = """
-    SELECT p.account, last.target, p.instrument, p.product, p.quantity FROM "{schema}".positions p
+    SELECT latest.account, latest.target, p.instrument, p.product, p.quantity FROM "{schema}".positions p
     CROSS JOIN LATERAL (
-        SELECT o.target FROM "{schema}".fills f JOIN "{schema}".orders o USING (order_id)
+        SELECT o.account, o.target FROM "{schema}".fills f JOIN "{schema}".orders o USING (order_id)
         WHERE (f.instance, f.instrument_token, f.product) = (p.instance, p.instrument_token, p.product)
         ORDER BY f.filled_at DESC, f.trade_id DESC LIMIT 1
-    ) last WHERE p.quantity <> 0"""
-"""Open positions, each of the target of its last fill: it was flat whenever the target changed."""
+    ) latest WHERE p.quantity <> 0"""
+"""Open positions, each of the account and target of its last fill: it was flat whenever these changed."""
 
 _HELD = f"SELECT instrument, product, quantity FROM ({_HELD_OF}) held WHERE (account, target) = ($1, $2) ORDER BY 1, 2"  # noqa: S608
 

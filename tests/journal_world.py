@@ -101,9 +101,10 @@ class JournalWorld:
         return order_id
 
     async def claim(self, order_id: UUID, send_no: int = 1, proof: LeaseProof | None = None) -> Claim:
-        """As the worker of the order's own account, unless under another `proof`."""
+        """As a worker logged in to the order's own account and target, unless under another `proof`."""
         if proof is None:
-            proof = self.logged_in((await self.journal.load(order_id)).order["account"])
+            order = (await self.journal.load(order_id)).order
+            proof = self.logged_in(order["account"], order["target"])
         return await claim_send(self.journal, order_id, send_no, proof, 8.0)
 
     def logged_in(self, account: str, target: str = TARGET) -> LeaseProof:

@@ -101,14 +101,15 @@ async def test_a_position_of_another_target_stops_the_start_until_it_is_flat(
         await checks.nothing_left_alone(as_user(apart, "AB0001", "production"))
     await _trade(world, Side.SELL, "local")
     await checks.nothing_left_alone(as_user(apart, "AB0001", "production"))
-    await _trade(world, Side.BUY, "production")
-    await checks.nothing_left_alone(as_user(apart, "AB0001", "production"))
-    with pytest.raises(StopTheStart, match="on production still has"):
-        await checks.nothing_left_alone(as_user(apart, "AB0001", "local"))
+    await _trade(world, Side.BUY, "production", "ZZ9999")
+    await checks.nothing_left_alone(as_user(apart, "ZZ9999", "production"))
+    for user, target in (("ZZ9999", "local"), ("AB0001", "production")):
+        with pytest.raises(StopTheStart, match="account ZZ9999 on production still has"):
+            await checks.nothing_left_alone(as_user(apart, user, target))
 
 
-async def _trade(world: JournalWorld, side: Side, target: str) -> None:
-    order_id = await world.order(side, account="AB0001", target=target)
+async def _trade(world: JournalWorld, side: Side, target: str, account: str = "AB0001") -> None:
+    order_id = await world.order(side, account=account, target=target)
     await world.sent(order_id)
     await world.fill(order_id, trade(10))
 
