@@ -176,6 +176,7 @@ async def test_an_entry_proven_absent_expires_and_an_exit_opens_its_next_send(wo
     entry, leave = await world.order(), await world.order(Side.SELL, 10, Intent.EXIT)
     for order_id in (leave, entry):
         await world.claim(order_id)
+    for order_id in (leave, entry):
         await world.journal.unknown(order_id, 1, "read timeout")
     assert (await world.journal.absent(entry, 1, "3 books")).status is OrderStatus.EXPIRED
     opened = await world.journal.absent(leave, 1, "3 books")
