@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -25,6 +26,7 @@ START_AND_SETTLE_S = 900.0
 
 def main(arguments: list[str]) -> int:
     options = _options(arguments)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # that the log is away is what this run is about
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: whatever was started is stopped
     try:
         home.refuse_the_days_end(utc_now(), plan.lasts_s(options.orders, options.pace) + START_AND_SETTLE_S)
