@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, date, datetime, timedelta, timezone
 
 IST = timezone(timedelta(hours=5, minutes=30), "IST")
@@ -12,6 +13,14 @@ DAY_ROLL_HOUR = 6
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+def slept_s() -> float:
+    """Seconds this host has spent asleep since it booted. time.monotonic() stands still meanwhile, so a deadline by it means nothing
+    after a sleep. 0 where the system does not tell (macOS)."""
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 def to_ist(moment: datetime) -> datetime:

@@ -20,11 +20,15 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from core.brokers.zerodha_classify import NeverWritten
+from core.clock import slept_s
 
 CONNECT_S = 3.0
 
 IDLE_S = 4.0
 """A connection idle for longer is not used again: a server closing it that very moment would leave us not knowing."""
+
+SLEPT_S = 1.0
+"""A host that slept for longer between a call's beginning and its first byte: nothing is sent."""
 
 _present = threading.local()
 
@@ -39,6 +43,7 @@ class Call:
         self.what = what
         self.answer_by = answer_by
         self._write_by = write_by
+        self._slept_s = slept_s()
         self._lock = threading.Lock()
         self._written = False
         self._given_up = False
@@ -61,6 +66,10 @@ class Call:
                 raise NeverWritten(f"{self.what}: its caller gave up before it was sent")
             if time.monotonic() >= self._write_by:
                 raise NeverWritten(f"{self.what}: past its deadline")
+            if slept_s() - self._slept_s > SLEPT_S:
+                raise NeverWritten(
+                    f"{self.what}: the host slept before it was sent, its deadline says nothing any more"
+                )
             self._written = True
 
     def carried_by(self, connection: _Checked | None) -> None:
