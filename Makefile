@@ -32,13 +32,14 @@ status: ## A table of every part: state, pid, port, memory, lag, and why it is n
 logs: ## Follow the logs of all parts, or of one: make logs SERVICE=portfolio
 	@$(ALPHA) logs $(SERVICE)
 
-lint: ## Style, types, import contracts, and that no code mixes brokers
+lint: ## Style, types, import contracts, security, and that no code mixes brokers
 	@$(BOOTSTRAP) tools
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m cli.lint_routing
+	@$(BIN)/bandit -q -r -c pyproject.toml core strategies streams workflows activities control api sandbox cli docker
 
 format: ## Put all code into the one style
 	@$(BOOTSTRAP) tools

@@ -6,9 +6,11 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from api.hub import EventHub
 from api.metrics import MetricsPage
 from api.probes import Prober
 from api.reads import Reads
+from core.config import Settings
 
 
 def _reads(request: Request) -> Reads:
@@ -26,6 +28,18 @@ def _metrics(request: Request) -> MetricsPage:
     return found
 
 
+def _hub(request: Request) -> EventHub:
+    found: EventHub = request.app.state.hub
+    return found
+
+
+def _settings(request: Request) -> Settings:
+    found: Settings = request.app.state.settings
+    return found
+
+
 ReadsDep = Annotated[Reads, Depends(_reads)]
 ProberDep = Annotated[Prober, Depends(_prober)]
 MetricsDep = Annotated[MetricsPage, Depends(_metrics)]
+HubDep = Annotated[EventHub, Depends(_hub)]
+SettingsDep = Annotated[Settings, Depends(_settings)]

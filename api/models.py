@@ -16,11 +16,17 @@ from core.trading.types import Broker, Exchange, Intent, OrderStatus, OrderType,
 SIMULATED = "True where prices come from the local sandbox: nothing here is real."
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
+    """Whatever we answer."""
+
     model_config = ConfigDict(frozen=True)
 
+    def kept(self) -> dict[str, Any]:
+        """As it is kept for whoever asks the same again: without what is told once."""
+        return self.model_dump(mode="json")
 
-class Part(_Answer):
+
+class Part(Answer):
     """One thing the system needs: a server it uses or a process of its own."""
 
     name: str = Field(examples=["kafka"])
@@ -29,13 +35,13 @@ class Part(_Answer):
     reason: str = Field(description="Why not; empty when ready.", examples=[""])
 
 
-class Live(_Answer):
+class Live(Answer):
     """This process answers."""
 
     status: str = "alive"
 
 
-class Ready(_Answer):
+class Ready(Answer):
     """Every part by name; `ready` only if all are."""
 
     ready: bool
@@ -44,7 +50,7 @@ class Ready(_Answer):
     parts: list[Part]
 
 
-class OrderSummary(_Answer):
+class OrderSummary(Answer):
     """An order as the log last told of it."""
 
     order_id: UUID
@@ -85,14 +91,14 @@ class OrderSummary(_Answer):
         )
 
 
-class OrderPage(_Answer):
+class OrderPage(Answer):
     """Newest first. `next` is the cursor of the following page, None on the last one."""
 
     orders: list[OrderSummary]
     next: str | None = Field(description="Pass as `cursor` for the next page.")
 
 
-class TimelineEvent(_Answer):
+class TimelineEvent(Answer):
     """One event of the order's life in words, with its data as the log carries it."""
 
     event_id: UUID
@@ -103,7 +109,7 @@ class TimelineEvent(_Answer):
     data: dict[str, Any]
 
 
-class Decision(_Answer):
+class Decision(Answer):
     """What risk decided on the signal."""
 
     accepted: bool
@@ -111,7 +117,7 @@ class Decision(_Answer):
     denials: list[Denial]
 
 
-class OrderDetail(_Answer):
+class OrderDetail(Answer):
     """An order's whole life: signal, decision, sends with the broker's answers, fills, every event."""
 
     order: OrderSummary
@@ -135,12 +141,12 @@ class Position(PositionView):
     broker: Broker
 
 
-class PositionList(_Answer):
+class PositionList(Answer):
     simulated: bool = Field(description=SIMULATED)
     positions: list[Position]
 
 
-class BrokerPnl(_Answer):
+class BrokerPnl(Answer):
     """A broker's total and its instances. `day_*` is of the trading day, the rest since the first fill."""
 
     broker: Broker
@@ -148,7 +154,7 @@ class BrokerPnl(_Answer):
     instances: list[PnlView]
 
 
-class PnlReport(_Answer):
+class PnlReport(Answer):
     simulated: bool = Field(description=SIMULATED)
     brokers: list[BrokerPnl]
 
@@ -159,12 +165,12 @@ class Round(Reconciliation):
     broker: Broker
 
 
-class ReconciliationList(_Answer):
+class ReconciliationList(Answer):
     simulated: bool = Field(description=SIMULATED)
     rounds: list[Round] = Field(description="By broker, newest first; none where no round is on the log yet.")
 
 
-class InstanceStatus(_Answer):
+class InstanceStatus(Answer):
     """A strategy on a broker. `active` False says in `reason` why this instance does not trade."""
 
     instance: str
@@ -178,7 +184,7 @@ class InstanceStatus(_Answer):
     runtime: dict[str, Any] = Field(description="Strategy-runner's own words, as it last wrote them.")
 
 
-class Strategy(_Answer):
+class Strategy(Answer):
     """A strategy as configured, with each of its instances."""
 
     strategy_id: str
@@ -194,13 +200,13 @@ class Strategy(_Answer):
     instances: list[InstanceStatus]
 
 
-class StrategyList(_Answer):
+class StrategyList(Answer):
     simulated: bool = Field(description=SIMULATED)
     runtime: str = Field(description="`known`, or why the runtime states are not.")
     strategies: list[Strategy]
 
 
-class TopicStatus(_Answer):
+class TopicStatus(Answer):
     """A topic of the log. `lag` sums what consumer groups have not committed; `dlq` counts its open dead letters."""
 
     topic: str

@@ -1,4 +1,4 @@
-"""Every error as RFC 9457 problem+json: what happened and what to do, never a traceback."""
+"""Every error as RFC 9457 problem+json: what happened and what to do, never a traceback and never a secret."""
 
 from __future__ import annotations
 
@@ -10,15 +10,51 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.models import Problem
+from control.dead_letters import UnknownLetter
 from core import logging
-from core.errors import Transient
+from core.errors import (
+    AlphaPandaError,
+    BrokerError,
+    CommandConflict,
+    CommandRefused,
+    LockedOut,
+    NotAllowed,
+    NotLoggedIn,
+    StopTheStart,
+    Transient,
+)
+from core.storage.api_keys import UnknownKey
+from core.storage.journal import NoSuchOrder
+from core.storage.kill import KillBusy
+from core.storage.strategy_changes import StrategyExists, UnknownStrategy
+from core.storage.users import NameTaken, UnknownUser
 from core.storage.views import BadCursor
 
 MEDIA_TYPE = "application/problem+json"
 log = logging.get(__name__)
+
+STATUS: tuple[tuple[type[AlphaPandaError], int], ...] = (
+    (NotLoggedIn, 401),
+    (NotAllowed, 403),
+    (NoSuchOrder, 404),
+    (UnknownStrategy, 404),
+    (UnknownUser, 404),
+    (UnknownKey, 404),
+    (UnknownLetter, 404),
+    (CommandConflict, 409),
+    (KillBusy, 409),
+    (NameTaken, 409),
+    (StrategyExists, 409),
+    (BadCursor, 422),
+    (CommandRefused, 422),
+    (LockedOut, 429),
+    (BrokerError, 502),
+    (Transient, 503),
+    (StopTheStart, 422),
+)
+"""What each of our errors is to whoever asked; the first that fits."""
 
 
 def problem(status: int, detail: str, errors: list[dict[str, Any]] | None = None) -> Response:
@@ -38,6 +74,44 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def guarded(*more: int) -> dict[int | str, dict[str, Any]]:
+    """The errors of every route that asks who you are, and these."""
+    return documented(*sorted({401, 403, 422, 503, *more}))
+
+
+def acting(*more: int) -> dict[int | str, dict[str, Any]]:
+    """The errors of every route that changes something, and these."""
+    return guarded(400, 409, 413, *more)
+
+
+def status_of(error: AlphaPandaError) -> int:
+    """500: an error of ours that nobody who asks can do anything about."""
+    return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
+
+
+def of_error(error: AlphaPandaError) -> Response:
+    """Our own errors say what to do; those that are nobody's business but ours do not."""
+    status = status_of(error)
+    if status == 500:
+        return problem(500, "An error of ours: see the log of the service `api`.")
+    answer = problem(status, str(error), _fields(error) if status == 422 else None)
+    if isinstance(error, NotLoggedIn):
+        answer.headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, LockedOut):
+        answer.headers["Retry-After"] = str(error.retry_after_s)
+    return answer
+
+
+def _fields(error: AlphaPandaError) -> list[dict[str, Any]] | None:
+    """`field: what is wrong` lines as rows; None where a line names no field."""
+    rows = []
+    for line in str(error).splitlines():
+        field, sign, words = line.strip().partition(": ")
+        if sign and field and len(field) <= 60 and " " not in field.replace(", ", ","):
+            rows.append({"field": field, "problem": words})
+    return rows or None
+
+
 def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> Response:
@@ -51,43 +125,13 @@ def install(app: FastAPI) -> None:
         words = "; ".join(f"{row['field']}: {row['problem']}" for row in rows)
         return problem(422, f"Not a valid request: {words}", jsonable_encoder(rows))
 
-    @app.exception_handler(BadCursor)
-    async def _cursor(_: Request, error: BadCursor) -> Response:
-        return problem(422, str(error))
-
-    @app.exception_handler(Transient)
-    async def _away(_: Request, error: Transient) -> Response:
-        return problem(503, str(error))
+    @app.exception_handler(AlphaPandaError)
+    async def _ours(request: Request, error: AlphaPandaError) -> Response:
+        if status_of(error) == 500:
+            log.error("request failed", path=request.url.path, error=repr(error))
+        return of_error(error)
 
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> Response:
         log.error("request failed", path=request.url.path, error=repr(error))
         return problem(500, "An error of ours: see the log of the service `api`.")
-
-
-class KnownHosts:
-    """Refuses requests whose Host header names another machine: a page elsewhere cannot reach us through DNS rebinding."""
-
-    def __init__(self, app: ASGIApp, allowed: tuple[str, ...]) -> None:
-        self._app = app
-        self._allowed = frozenset(name.lower() for name in allowed)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in {"http", "websocket"}:
-            await self._app(scope, receive, send)
-            return
-        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-        if len(hosts) == 1 and _name(hosts[0]) in self._allowed:
-            await self._app(scope, receive, send)
-            return
-        shown = ", ".join(hosts) or "none"
-        answer = problem(400, f"Host {shown!r} is not one of ours: add it to API_ALLOWED_HOSTS if it should be.")
-        await answer(scope, receive, send)
-
-
-def _name(host: str) -> str:
-    """The host without its port: `localhost:28000` → `localhost`, `[::1]:28000` → `::1`."""
-    host = host.strip().lower()
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]

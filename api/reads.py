@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from api.models import (
     BrokerPnl,
     Decision,
@@ -52,14 +54,18 @@ class Reads:
         self.settings = settings
         self.engine = config_engine(settings)
         self.redis = redis.client(settings)
-        self._views = {broker: view_engine(settings, broker) for broker in Broker}
+        self._view_engines = {broker: view_engine(settings, broker) for broker in Broker}
 
     async def close(self) -> None:
-        for engine in (self.engine, *self._views.values()):
+        for engine in (self.engine, *self._view_engines.values()):
             await engine.dispose()
         await self.redis.aclose()
 
-    def _brokers(self, broker: Broker | None) -> Sequence[Broker]:
+    def views(self, broker: Broker) -> AsyncEngine:
+        """What the log says of a broker."""
+        return self._view_engines[broker]
+
+    def brokers(self, broker: Broker | None) -> Sequence[Broker]:
         return self.settings.active_brokers if broker is None else (broker,)
 
     # orders --------------------------------------------------------------------------------------------------
@@ -75,8 +81,8 @@ class Reads:
         """
         after = Cursor.decode(cursor) if cursor is not None else None
         rows: list[OrderSummary] = []
-        for one in self._brokers(broker):
-            found = await views.list_orders(self._views[one], wanted, after=after, limit=limit + 1)
+        for one in self.brokers(broker):
+            found = await views.list_orders(self._view_engines[one], wanted, after=after, limit=limit + 1)
             rows += [OrderSummary.of(one, order, simulated=self.settings.simulated) for order in found]
         rows.sort(key=lambda row: (row.created_at, row.order_id), reverse=True)
         page = rows[:limit]
@@ -85,7 +91,7 @@ class Reads:
 
     async def order(self, order_id: UUID) -> OrderDetail | None:
         """An order's whole life; None where no broker knows it. Raises Transient."""
-        for broker, engine in self._views.items():
+        for broker, engine in self._view_engines.items():
             order = await views.find_order(engine, order_id)
             if order is None:
                 continue
@@ -112,7 +118,7 @@ class Reads:
     async def count_orders(self) -> None:
         """Refresh the gauges of orders by status. Raises Transient."""
         for broker in self.settings.active_brokers:
-            for status, count in (await views.count_by_status(self._views[broker])).items():
+            for status, count in (await views.count_by_status(self._view_engines[broker])).items():
                 metrics.orders_by_status.labels(broker.value, status).set(count)
 
     # portfolio -----------------------------------------------------------------------------------------------
@@ -131,7 +137,7 @@ class Reads:
         """Positions by instance, instrument and product. Raises Transient while Redis is away or not filled."""
         rows = [
             Position(**view.model_dump(), broker=one)
-            for one in self._brokers(broker)
+            for one in self.brokers(broker)
             for _, view in sorted((await self._model(one)).positions.items())
             if (instance is None or view.instance == instance) and (view.quantity != 0 or not open_only)
         ]
@@ -140,7 +146,7 @@ class Reads:
     async def pnl(self, *, broker: Broker | None = None, instance: str | None = None) -> PnlReport:
         """PnL by broker and instance. Raises Transient while Redis is away or not filled."""
         rows = []
-        for one in self._brokers(broker):
+        for one in self.brokers(broker):
             found = (await self._model(one)).pnl
             instances = [view for name, view in sorted(found.items()) if name != EVERYTHING]
             chosen = [view for view in instances if instance is None or view.instance == instance]
@@ -153,14 +159,14 @@ class Reads:
         """The last rounds of one broker or of all active ones. Raises Transient while the database is away."""
         rows = [
             Round(**found.model_dump(), broker=one)
-            for one in self._brokers(broker)
-            for found in await view_rounds.last_rounds(self._views[one], limit)
+            for one in self.brokers(broker)
+            for found in await view_rounds.last_rounds(self._view_engines[one], limit)
         ]
         return ReconciliationList(simulated=self.settings.simulated, rounds=rows)
 
     async def round_of_request(self, broker: Broker, request_id: UUID) -> Round | None:
         """The round that answers this request, once it is on the log. Raises Transient."""
-        found = await view_rounds.round_of_request(self._views[broker], request_id)
+        found = await view_rounds.round_of_request(self._view_engines[broker], request_id)
         return None if found is None else Round(**found.model_dump(), broker=broker)
 
     # strategies ----------------------------------------------------------------------------------------------

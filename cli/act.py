@@ -5,11 +5,7 @@ Never says that something happened before the broker's book, or its certain refu
 
 from __future__ import annotations
 
-import asyncio
-import getpass
 import json
-import sys
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -18,15 +14,17 @@ from uuid import UUID
 import typer
 
 from cli import show
+from cli.acting import act, acting
 from cli.progress import console, step
-from core.errors import CommandRefused, Transient
-from core.trading.commands import Changes, CommandKind, CommandOutcome, Resolution, refusals
-from core.trading.types import Broker, OrderStatus
+from core.errors import CommandRefused
+from core.trading.commands import Changes, CommandKind, CommandOutcome, Resolution
+from core.trading.types import Broker
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from core.config import Settings
+    from control.connections import Connections
+    from control.orders import Check
     from core.storage.command_journal import Dossier
     from core.storage.commands import CommandRecord
 
@@ -82,14 +80,11 @@ def register(app: typer.Typer) -> None:
         except ValueError as error:
             raise CommandRefused(str(error)) from None
 
-        async def check(engine: AsyncEngine, broker: Broker, order_id: UUID) -> None:
-            from core.storage.command_journal import CommandJournal
+        from control.orders import modifiable
 
-            wrong = refusals(await CommandJournal(engine, broker).modifiable(order_id), changes)
-            if wrong:
-                raise CommandRefused("\n".join(wrong))
-
-        _run(order, CommandKind.MODIFY, changes.parameters(), by, reason, request_id, wait, as_json, check)
+        _run(
+            order, CommandKind.MODIFY, changes.parameters(), by, reason, request_id, wait, as_json, modifiable(changes)
+        )
 
     @app.command()
     def resolve(
@@ -120,23 +115,18 @@ def register(app: typer.Typer) -> None:
         """
         parameters = _resolution(resolution, broker_order_id, quantity, price, trade_id, filled_at, more)
 
-        async def check(engine: AsyncEngine, broker: Broker, order_id: UUID) -> None:
-            from core.storage.command_journal import dossier
-
-            found = await dossier(engine, order_id)
+        def shown(broker: Broker, found: Dossier) -> None:
             if not as_json:
                 _print_evidence(broker, found)
-            if found.order["status"] != OrderStatus.UNRESOLVED:
-                raise CommandRefused(
-                    f"The order is {found.order['status']}: only an UNRESOLVED one is yours to decide."
-                )
+
+        async def check(engine: AsyncEngine, broker: Broker, order_id: UUID) -> None:
+            from control.orders import undecided
+
+            await undecided(shown)(engine, broker, order_id)
             if not yes:
                 _typed_back(order_id, resolution)
 
         _run(order, CommandKind.RESOLVE, parameters, by, reason, request_id, wait, as_json, check)
-
-
-Check = Callable[["AsyncEngine", Broker, UUID], Awaitable[None]]
 
 
 def _run(
@@ -150,75 +140,22 @@ def _run(
     as_json: bool,
     check: Check | None = None,
 ) -> None:
-    import structlog
+    """Find the order, check, journal, tell its workflow, wait; print the command."""
+    from control.orders import command, find
 
-    from core.config import settings
+    asked = act(by, reason, request_id)
 
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    by = by or getpass.getuser()
-    record, note = asyncio.run(_act(settings(), order, kind, parameters, by, reason, request_id, wait, as_json, check))
+    async def work(links: Connections) -> tuple[CommandRecord, str | None]:
+        broker, order_id = await find(links, order)
+        done = await command(links, asked, broker, order_id, kind, parameters, check)
+        return await _outcome(links.journal(broker), done.record, wait, as_json), done.note
+
+    record, note = acting(work)
     if as_json:
         print(json.dumps(asdict(record), default=str, indent=2))
     else:
         _print_record(record, note)
     raise typer.Exit(0 if record.outcome is CommandOutcome.APPLIED else 1 if record.is_finished else STILL_OPEN)
-
-
-async def _act(
-    settings: Settings,
-    order: str,
-    kind: CommandKind,
-    parameters: dict[str, Any],
-    by: str,
-    reason: str,
-    request_id: UUID | None,
-    wait: float,
-    as_json: bool,
-    check: Check | None,
-) -> tuple[CommandRecord, str | None]:
-    """Find the order, check, journal, tell its workflow, wait. Returns the command and why nobody was told, if so."""
-    from core.ids import new_id
-    from core.order_commands import tell
-    from core.storage.commands import read_command, request_command
-    from core.storage.db import broker_engine
-    from core.temporal import connect
-
-    engines = {broker: broker_engine(settings, broker) for broker in settings.active_brokers}
-    try:
-        broker, order_id = await _find(engines, order)
-        engine = engines[broker]
-        request_id = request_id or new_id()
-        if check is not None and await read_command(engine, request_id) is None:
-            await check(engine, broker, order_id)
-        record = await request_command(
-            engine, request_id=request_id, order_id=order_id, kind=kind, parameters=parameters, requested_by=by, reason=reason
-        )  # fmt: skip
-        note = None
-        try:
-            record = await tell(await connect(settings), broker, record)
-        except Transient as error:
-            note = f"{error}; reconciliation tells the order's workflow once Temporal is back"
-        if record.workflow_gone:
-            note = (
-                "the order's workflow does not run; reconciliation starts it again within a minute, with this command"
-            )
-        return await _outcome(engine, record, wait, as_json), note
-    finally:
-        for engine in engines.values():
-            await engine.dispose()
-
-
-async def _find(engines: dict[Broker, AsyncEngine], text: str) -> tuple[Broker, UUID]:
-    from core.storage.command_journal import find_orders
-
-    found = [(broker, one) for broker, engine in engines.items() for one in await find_orders(engine, text)]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise CommandRefused(
-            f"No active broker's journal has an order whose id ends with {text!r}: see `alpha-panda orders`."
-        )
-    raise CommandRefused(f"Several orders end with {text!r}: give more of the id (`alpha-panda orders --json`).")
 
 
 async def _outcome(engine: AsyncEngine, record: CommandRecord, wait: float, as_json: bool) -> CommandRecord:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import getpass
 import re
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
@@ -12,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cli import show
+from cli.acting import act, acting
 from cli.progress import console
 from core.errors import StopTheStart
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine
-
-    from core.config import Settings
+    from control.acts import Act
+    from control.connections import Connections
     from core.messaging.dlq_letters import Letter, Wanted
 
 SHOWN_BYTES = 4000
 """Bytes of a letter that `show` prints; --json has all of them."""
 
-Work = Callable[["Settings", "AsyncEngine", "list[Letter]"], Awaitable[None]]
+Work = Callable[["Connections", "list[Letter]"], Awaitable[None]]
 
 LETTERS = typer.Argument(None, metavar="[LETTER]...", help="As `dlq list` names them: TOPIC/PARTITION/OFFSET.")
 TOPIC = typer.Option(None, help="Letters of this topic alone.")
@@ -55,7 +53,7 @@ def register(app: typer.Typer) -> None:
         """List open dead letters with what they died of, the oldest first."""
         wanted = _wanted([], topic, reason, since, until)
 
-        async def work(settings: Settings, engine: AsyncEngine, letters: list[Letter]) -> None:
+        async def work(links: Connections, letters: list[Letter]) -> None:
             rows = [each for each in letters if wanted.matches(each) and (closed or each.closed is None)]
             _print(rows, as_json)
 
@@ -68,8 +66,10 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Show one letter: reason, headers, the original bytes."""
 
-        async def work(settings: Settings, engine: AsyncEngine, letters: list[Letter]) -> None:
-            _print_one(_named(letters, [letter])[0], as_json)
+        async def work(links: Connections, letters: list[Letter]) -> None:
+            from control.dead_letters import named
+
+            _print_one(named(letters, [letter])[0], as_json)
 
         _run(work)
 
@@ -92,11 +92,8 @@ def register(app: typer.Typer) -> None:
         for real money needs --force and is never replayed past its strategy's age limit.
         """
         wanted = _wanted(letters, topic, reason, since, until)
-        _run(
-            lambda settings, engine, found: _replay(
-                settings, engine, _pick(found, wanted), force, yes, by, note, as_json
-            )
-        )
+        asked = act(by, note)
+        _run(lambda links, found: _replay(links, found, wanted, asked, force, yes, as_json))
 
     @group.command()
     def drop(
@@ -112,7 +109,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Close letters without sending them; their bytes stay on the log for its 90 days. Without --yes it says what it would do."""
         wanted = _wanted(letters, topic, reason, since, until)
-        _run(lambda settings, engine, found: _drop(engine, _pick(found, wanted), yes, by, note, as_json))
+        asked = act(by, note)
+        _run(lambda links, found: _drop(links, found, wanted, asked, yes, as_json))
 
 
 def _run(work: Work) -> None:
@@ -121,24 +119,12 @@ def _run(work: Work) -> None:
     Raises:
         AlphaPandaError: what is missing or away.
     """
-    import sys
+    from control.dead_letters import letters
 
-    import structlog
+    async def run(links: Connections) -> None:
+        await work(links, await letters(links))
 
-    from core.config import settings
-    from core.messaging.dlq_letters import read_letters
-    from core.storage.db import config_engine
-
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-
-    async def run() -> None:
-        engine = config_engine(settings(), pool_size=1)
-        try:
-            await work(settings(), engine, await read_letters(settings(), engine))
-        finally:
-            await engine.dispose()
-
-    asyncio.run(run())
+    acting(run)
 
 
 # Which letters ---------------------------------------------------------------------------------------------------------
@@ -178,63 +164,28 @@ def _wanted(
     )
 
 
-def _named(letters: list[Letter], names: list[str]) -> list[Letter]:
-    by_name = {letter.name: letter for letter in letters}
-    if missing := [name for name in names if name not in by_name]:
-        raise StopTheStart(f"No such dead letter: {', '.join(missing)}. `alpha-panda dlq list` names them.")
-    return [by_name[name] for name in names]
-
-
-def _pick(letters: list[Letter], wanted: Wanted) -> list[Letter]:
-    """The open letters that are meant.
-
-    Raises:
-        StopTheStart: nothing was said, or a letter named does not exist or is closed.
-    """
-    if wanted.everything:
-        raise StopTheStart("Say which letters: name them, or give --topic, --reason, --since or --until.")
-    for letter in _named(letters, sorted(wanted.names)):
-        if letter.closed is not None:
-            raise StopTheStart(f"{letter.name} was {letter.closed.action} by {letter.closed.by} already.")
-    return [letter for letter in letters if letter.closed is None and wanted.matches(letter)]
-
-
 # Acting ----------------------------------------------------------------------------------------------------------------
 
 
 async def _replay(
-    settings: Settings, engine: AsyncEngine, letters: list[Letter], force: bool, yes: bool, by: str | None, note: str,
-    as_json: bool,
-) -> None:  # fmt: skip
-    from core.clock import utc_now
-    from core.messaging import dlq_letters
-    from core.messaging.producer import EventProducer
-    from core.storage.strategies import load_strategies
+    links: Connections, letters: list[Letter], wanted: Wanted, asked: Act, force: bool, yes: bool, as_json: bool
+) -> None:
+    from control import dead_letters
 
-    limits = {row.strategy_id: row.age_limit_s for row in await load_strategies(engine)}
-    outcomes: list[tuple[Letter, str]] = []
-    producer = EventProducer(settings, client_id="dlq")
-    try:
-        for letter in letters:  # judged just before it is sent, each at its own moment
-            refused = dlq_letters.refusal(letter, force=force, now=utc_now(), age_limits=limits)
-            if refused is None and yes:
-                await dlq_letters.replay(producer, engine, letter, by=by or getpass.getuser(), note=note)
-            outcomes.append((letter, f"refused: {refused}" if refused else "replayed" if yes else "would be replayed"))
-    finally:
-        await producer.stop()
-        _print_outcomes(outcomes, yes, as_json)
+    outcomes = await dead_letters.replay(links, asked, dead_letters.pick(letters, wanted), force=force, really=yes)
+    _print_outcomes(outcomes, yes, as_json)
     if any(said.startswith("refused") for _, said in outcomes):
         raise typer.Exit(1)
 
 
 async def _drop(
-    engine: AsyncEngine, letters: list[Letter], yes: bool, by: str | None, note: str, as_json: bool
+    links: Connections, letters: list[Letter], wanted: Wanted, asked: Act, yes: bool, as_json: bool
 ) -> None:
-    from core.messaging import dlq_letters
+    from control import dead_letters
 
-    if yes:
-        await dlq_letters.drop(engine, letters, by=by or getpass.getuser(), note=note)
-    _print_outcomes([(letter, "dropped" if yes else "would be dropped") for letter in letters], yes, as_json)
+    meant = dead_letters.pick(letters, wanted)
+    outcomes = await dead_letters.drop(links, asked, meant) if yes else [(each, "would be dropped") for each in meant]
+    _print_outcomes(outcomes, yes, as_json)
 
 
 # Showing ---------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cli import show
+from cli.acting import act, acting
 from cli.progress import console, step
 from core.errors import AlphaPandaError, StopTheStart
 from core.trading.types import Broker
@@ -20,6 +21,8 @@ from core.trading.types import Broker
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from control.acts import Act
+    from control.connections import Connections
     from core.config import Settings
     from core.storage.kill import KillRecord, KillState
 
@@ -56,7 +59,8 @@ def register(app: typer.Typer) -> None:
         where = f"{strategy or 'everything'} on {', '.join(brokers)}"
         word = "include-foreign" if include_foreign else "kill"
         by, reason = _who(by, reason, yes, f"Kill {where}: type `{word}` to do it", word)
-        if not asyncio.run(_engage_all(settings, brokers, strategy, by, reason, include_foreign, wait)):
+        asked = act(by, reason)
+        if not acting(lambda links: _engage_all(links, asked, brokers, strategy, include_foreign, wait), settings):
             raise typer.Exit(1)
 
     @kill.command()
@@ -73,7 +77,8 @@ def register(app: typer.Typer) -> None:
         brokers = _brokers(settings, broker)
         where = f"{strategy or 'everything'} on {', '.join(brokers)}"
         by, reason = _who(by, reason, yes, f"Let {where} enter again: type `release` to do it", "release")
-        if not asyncio.run(_release_all(settings, brokers, strategy, by, reason, force)):
+        asked = act(by, reason)
+        if not acting(lambda links: _release_all(links, asked, brokers, strategy, force), settings):
             raise typer.Exit(1)
 
     @kill.command()
@@ -82,9 +87,11 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Show the flags, and what each kill switch has done and waits for."""
         settings = _settings()
-        states = asyncio.run(_states(settings, _brokers(settings, broker)))
+        states = acting(lambda links: _states(links, _brokers(settings, broker)), settings)
         if as_json:
-            print(json.dumps([_plain(each, state) for each, state in states], default=str, indent=2))
+            from control.kill import plain
+
+            print(json.dumps([plain(each, state) for each, state in states], default=str, indent=2))
             return
         for each, state in states:
             _print(each, state)
@@ -121,63 +128,39 @@ def _who(by: str, reason: str, yes: bool, question: str, word: str) -> tuple[str
     return by, reason
 
 
-async def _each(
-    settings: Settings, brokers: Iterable[Broker], act: Callable[[Broker, AsyncEngine], Awaitable[Any]]
-) -> bool:
+async def _each(brokers: Iterable[Broker], work: Callable[[Broker], Awaitable[Any]]) -> bool:
     """Act on every broker at once: one that is in trouble never keeps another. Prints each trouble; True without any."""
-    from core.storage.db import broker_engine
 
     async def one(broker: Broker) -> bool:
-        engine = broker_engine(settings, broker)
         try:
-            await act(broker, engine)
+            await work(broker)
         except AlphaPandaError as error:
             console.print(f"[red]{broker}[/red]: {show.text(str(error))}", soft_wrap=True)
             return False
-        finally:
-            await engine.dispose()
         return True
 
     return all(await asyncio.gather(*(one(broker) for broker in brokers)))
 
 
 async def _engage_all(
-    settings: Settings,
-    brokers: list[Broker],
-    strategy: str | None,
-    by: str,
-    reason: str,
-    include_foreign: bool,
-    wait: float,
+    links: Connections, asked: Act, brokers: list[Broker], strategy: str | None, include_foreign: bool, wait: float
 ) -> bool:
-    from core.clock import utc_now
-    from core.ids import new_id
-    from core.kill_start import start_kill
-    from core.routing import account
-    from core.storage.kill import KillRecord, engage
-    from core.temporal import connect
-    from core.trading.durations import OrderDurations
+    from control import kill as control
 
-    durations = OrderDurations().scaled(settings.duration_factor)
     engaged: dict[Broker, KillRecord] = {}
 
-    async def flag(broker: Broker, engine: AsyncEngine) -> None:
-        wanted = KillRecord(
-            new_id(), account(settings, broker), strategy, by, reason, include_foreign,
-            utc_now(), None, None, None, None, None,
-        )  # fmt: skip
-        engaged[broker] = await engage(engine, wanted)
+    async def flag(broker: Broker) -> None:
+        engaged[broker] = await control.engage(links, asked, broker, strategy, include_foreign=include_foreign)
         console.print(f"[green]✓[/green] {broker}: the flag is set, entries are stopped")
 
-    async def work(broker: Broker, engine: AsyncEngine) -> None:
-        record = engaged[broker]
-        name = await start_kill(await connect(settings), broker, record, durations)
+    async def work(broker: Broker) -> None:
+        name = await control.work(links, broker, engaged[broker])
         console.print(f"  {broker}: {name}")
-        await _watch(broker, engine, record, wait)
+        await _watch(broker, links.journal(broker), engaged[broker], wait)
 
-    well = await _each(settings, brokers, flag)
+    well = await _each(brokers, flag)
     try:
-        return await _each(settings, list(engaged), work) and well
+        return await _each(list(engaged), work) and well
     finally:
         console.print("Entries stay stopped until `alpha-panda kill off`; look with `alpha-panda kill status`.")
 
@@ -201,49 +184,21 @@ async def _watch(broker: Broker, engine: AsyncEngine, record: KillRecord, second
 
 
 async def _release_all(
-    settings: Settings, brokers: list[Broker], strategy: str | None, by: str, reason: str, force: bool
+    links: Connections, asked: Act, brokers: list[Broker], strategy: str | None, force: bool
 ) -> bool:
-    from core.kill_start import look_now
-    from core.routing import account
-    from core.storage.kill import release
-    from core.temporal import connect
+    from control import kill as control
 
-    async def one(broker: Broker, engine: AsyncEngine) -> None:
-        found = await release(engine, account(settings, broker), strategy, by=by, reason=reason, force=force)
+    async def one(broker: Broker) -> None:
+        await control.release(links, asked, broker, strategy, force=force)
         console.print(f"[green]✓[/green] {broker}: released, entries may go again")
-        unfinished = [record for record in found if record.finished_at is None]
-        if unfinished:
-            client = await connect(settings)
-            for record in unfinished:
-                await look_now(client, broker, record)
 
-    return await _each(settings, brokers, one)
+    return await _each(brokers, one)
 
 
-async def _states(settings: Settings, brokers: list[Broker]) -> list[tuple[Broker, KillState]]:
-    from core.routing import account
-    from core.storage.db import broker_engine
-    from core.storage.kill import kill_state
+async def _states(links: Connections, brokers: list[Broker]) -> list[tuple[Broker, KillState]]:
+    from control import kill as control
 
-    found = []
-    for broker in brokers:
-        engine = broker_engine(settings, broker)
-        try:
-            found.append((broker, await kill_state(engine, account(settings, broker))))
-        finally:
-            await engine.dispose()
-    return found
-
-
-def _plain(broker: Broker, state: KillState) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {
-        "broker": broker.value,
-        "account_flag": state.account_flag,
-        "strategy_flags": dict(state.strategy_flags),
-        "switches": [asdict(record) for record in state.open],
-    }
+    return [(broker, await control.state(links, broker)) for broker in brokers]
 
 
 def _print(broker: Broker, state: KillState) -> None:

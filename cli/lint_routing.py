@@ -24,7 +24,7 @@ MAY_NAME_ALL = frozenset(
         "cli/setup.py",  # writes the settings of core/config.py
     }
 )
-PACKAGES = ("core", "strategies", "streams", "workflows", "activities", "api", "sandbox", "cli", "docker")
+PACKAGES = ("core", "strategies", "streams", "workflows", "activities", "control", "api", "sandbox", "cli", "docker")
 
 _NAMES = "|".join(re.escape(broker.value) for broker in Broker)
 SPELLED = re.compile(

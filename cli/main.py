@@ -28,6 +28,7 @@ from cli import (
     stack,
     status,
     strategies,
+    users,
 )
 from core.errors import AlphaPandaError
 
@@ -56,6 +57,7 @@ MODULES = (
     dlq,
     kill,
     flatten,
+    users,
     sandbox,
 )
 

@@ -91,3 +91,14 @@ def show(settings: Settings, strategies: list[Trading]) -> None:
             "  [bold yellow]Prices are SIMULATED[/bold yellow] (KITE_TARGET=local): no order leaves this machine."
         )
     console.print()
+
+
+def show_first_admin(password: str) -> None:
+    """Print the first login. Nobody can read it again: what is kept is its hash."""
+    from core.storage.users import FIRST
+
+    console.print(f"  First login to the control room: [bold]{FIRST}[/bold] with the password [bold]{password}[/bold]")
+    console.print(
+        f"  [yellow]It is shown this once.[/yellow] Lost: `.venv/bin/alpha-panda users reset-password {FIRST}`.\n",
+        soft_wrap=True,
+    )

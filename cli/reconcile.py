@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from typing import TYPE_CHECKING
 
 import typer
 
 from cli import show
+from cli.acting import act, acting
 from cli.progress import console
 from core.trading.types import Broker
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from rich.table import Table
 
     from api.models import Round
     from api.reads import Reads
+    from control.connections import Connections
     from core.events.payloads import ReconciledLine
 
 WAIT_S = 90.0
-ASK_EVERY_S = 0.3
 
 
 def register(app: typer.Typer) -> None:
@@ -33,7 +30,7 @@ def register(app: typer.Typer) -> None:
         as_json: bool = typer.Option(False, "--json", help="A JSON list instead of tables."),
     ) -> None:
         """Compare each broker's book, trades and positions with what was booked here. Exit 0: no drift; 1: drift, or not compared."""
-        rounds = show.reading(lambda reads: _last(reads, broker) if last else _run(reads, broker))
+        rounds = show.reading(lambda reads: _last(reads, broker)) if last else _run(broker)
         if as_json:
             show.print_json(rounds)
         else:
@@ -49,38 +46,28 @@ async def _last(reads: Reads, broker: Broker | None) -> list[Round]:
     return (await reads.reconciliations(broker=broker)).rounds
 
 
-async def _run(reads: Reads, broker: Broker | None) -> list[Round]:
+def _run(broker: Broker | None) -> list[Round]:
     """Ask every broker's workflow for a round and wait until the log tells of it.
 
     Raises:
         Transient: Temporal takes no request, or no round came in time; it says what to look at.
     """
-    from core.ids import new_id
-    from core.reconcile_start import ask_now
-    from core.temporal import connect
+    from api.models import Round
+    from control.reconciliation import answer, ask
 
-    client = await connect(reads.settings)
-    brokers = reads.settings.active_brokers if broker is None else (broker,)
-    asked = {one: new_id() for one in brokers}
-    for one, request_id in asked.items():
-        await ask_now(client, reads.settings, one, "asked by a person", request_id)
-    return [await _answer(reads, one, request_id) for one, request_id in asked.items()]
+    asked = act(reason="asked by a person")
 
+    async def work(links: Connections) -> list[Round]:
+        brokers = links.settings.active_brokers if broker is None else (broker,)
+        requests = {one: await ask(links, asked, one) for one in brokers}
+        rounds = []
+        for one, request_id in requests.items():
+            with console.status(f"{one}: reading book, trades and positions"):
+                found = await answer(links, one, request_id, within_s=WAIT_S)
+            rounds.append(Round(**found.model_dump(), broker=one))
+        return rounds
 
-async def _answer(reads: Reads, broker: Broker, request_id: UUID) -> Round:
-    from core.errors import Transient
-
-    until = time.monotonic() + WAIT_S
-    with console.status(f"{broker}: reading book, trades and positions"):
-        while time.monotonic() < until:
-            found = await reads.round_of_request(broker, request_id)
-            if found is not None:
-                return found
-            await asyncio.sleep(ASK_EVERY_S)
-    raise Transient(
-        f"no round of {broker} came within {WAIT_S:.0f} s; it was asked for and will come: look at `alpha-panda status` "
-        f"for orders-{broker}, broker-{broker} and order-views, then `alpha-panda reconcile --last`"
-    )
+    return acting(work)
 
 
 def _print(row: Round) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from core.config import PROJECT_ROOT, Settings
 from core.errors import StopTheStart
 
-PACKAGES = ("core", "strategies", "streams", "workflows", "activities", "api", "sandbox", "cli", "docker")
+PACKAGES = ("core", "strategies", "streams", "workflows", "activities", "control", "api", "sandbox", "cli", "docker")
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,7 @@ def entries() -> list[tuple[str, list[Entry]]]:
                     password,
                 ),
                 Entry("REDIS_PASSWORD", "Read models.", password),
+                Entry("API_JWT_SECRET", "Signs sessions of the control room; a new one ends them all.", password),
             ],
         ),
     ]

@@ -6,27 +6,24 @@ to be typed; pausing and opting out ask nothing and check nothing, so that they 
 
 from __future__ import annotations
 
-import asyncio
-import getpass
 import json
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from cli import show
+from cli.acting import act, acting
 from cli.progress import console
-from core.errors import ConfigError, StopTheStart, Transient
+from core.errors import ConfigError, StopTheStart
 from core.trading.types import Broker, KiteTarget
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine
-
     from api.models import StrategyList
-    from core.config import Settings
-    from core.storage.strategies import StrategyConfig
+    from control.acts import Act
+    from control.connections import Connections
+    from control.strategies import Changed
 
 NAME = typer.Argument(metavar="NAME", help="The strategy, as `alpha-panda strategies` lists it.")
 BY = typer.Option(None, help="Who changes it, for the record; you, unless given.")
@@ -37,7 +34,7 @@ LIST_JSON = typer.Option(False, "--json", help="A JSON list instead of a table."
 REAL = next(broker for broker in Broker if broker is not Broker.PAPER)
 """The broker an opt-in is for, unless another is named."""
 
-Edit = Callable[["StrategyConfig"], "StrategyConfig"]
+Make = Callable[["Connections", "Act"], Awaitable["Changed"]]
 
 
 def register(app: typer.Typer) -> None:
@@ -75,33 +72,32 @@ def _register_changes(group: typer.Typer) -> None:
         as_json: bool = JSON,
     ) -> None:
         """Change parameters, instruments, product, age limit or capital. Takes effect from the next tick, without a restart."""
-        added, removed = _parameters(param), set(unset)
+        from control import strategies as control
 
-        def edit(row: StrategyConfig) -> StrategyConfig:
-            if missing := sorted((removed - set(row.parameters)) | (set(remove_instrument) - set(row.instruments))):
-                raise ConfigError(f"{name} has no {', '.join(missing)} to take away. Nothing was changed.")
-            kept = {key: value for key, value in row.parameters.items() if key not in removed}
-            instruments = [key for key in row.instruments if key not in remove_instrument]
-            return replace(
-                row,
-                parameters=kept | added,
-                instruments=tuple(dict.fromkeys([*instruments, *add_instrument])),
-                product=product or row.product,
-                age_limit_s=row.age_limit_s if age_limit is None else age_limit,
-                capital=row.capital if capital is None else _rupees(capital),
-            )
-
-        _change(name, edit, by=by, reason=reason, as_json=as_json)
+        edits = control.Edits(
+            set_parameters=_parameters(param),
+            unset=frozenset(unset),
+            add_instruments=tuple(add_instrument),
+            remove_instruments=tuple(remove_instrument),
+            product=product,
+            age_limit_s=age_limit,
+            capital=None if capital is None else _rupees(capital),
+        )
+        _change(name, lambda links, asked: control.change(links, asked, name, edits), by, reason, as_json)
 
     @group.command()
     def activate(name: str = NAME, by: str | None = BY, reason: str = WHY, as_json: bool = JSON) -> None:
         """Switch a strategy on: it trades on paper, and where it is opted in."""
-        _change(name, lambda row: replace(row, active=True), by=by, reason=reason, as_json=as_json)
+        from control import strategies as control
+
+        _change(name, lambda links, asked: control.activate(links, asked, name), by, reason, as_json)
 
     @group.command()
     def pause(name: str = NAME, by: str | None = BY, reason: str = WHY, as_json: bool = JSON) -> None:
         """Switch a strategy off: no signal from the next tick. Its positions stay held, its open orders go on."""
-        _change(name, lambda row: replace(row, active=False), by=by, reason=reason, as_json=as_json, checked=False)
+        from control import strategies as control
+
+        _change(name, lambda links, asked: control.pause(links, asked, name), by, reason, as_json)
 
 
 def _register_opt_ins(group: typer.Typer) -> None:
@@ -126,10 +122,9 @@ def _register_opt_ins(group: typer.Typer) -> None:
         ):
             raise StopTheStart("That is not the target: nothing was changed.")
 
-        def edit(row: StrategyConfig) -> StrategyConfig:
-            return replace(row, opt_ins={**row.opt_ins, broker.value: target.value})
+        from control import strategies as control
 
-        _change(name, edit, by=by, reason=reason, as_json=as_json)
+        _change(name, lambda links, asked: control.opt_in(links, asked, name, broker, target), by, reason, as_json)
 
     @group.command("opt-out")
     def opt_out(
@@ -140,11 +135,9 @@ def _register_opt_ins(group: typer.Typer) -> None:
         as_json: bool = JSON,
     ) -> None:
         """Take the opt-in away: no new entry there. Its positions stay held, its open orders go on."""
+        from control import strategies as control
 
-        def edit(row: StrategyConfig) -> StrategyConfig:
-            return replace(row, opt_ins={each: target for each, target in row.opt_ins.items() if each != broker.value})
-
-        _change(name, edit, by=by, reason=reason, as_json=as_json, checked=False)
+        _change(name, lambda links, asked: control.opt_out(links, asked, name, broker), by, reason, as_json)
 
 
 # Reading what was typed -------------------------------------------------------------------------------------------------
@@ -181,94 +174,23 @@ def _rupees(typed: str) -> Decimal:
 # Changing ---------------------------------------------------------------------------------------------------------------
 
 
-def _change(name: str, edit: Edit, *, by: str | None, reason: str, as_json: bool, checked: bool = True) -> None:
+def _change(name: str, make: Make, by: str | None, reason: str, as_json: bool) -> None:
     """Make the change, announce it, say what it means.
 
     Raises:
         AlphaPandaError: nothing was changed, and why.
     """
-    import sys
-
-    import structlog
-
-    from core.config import settings
-
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    after, announced = asyncio.run(_make(settings(), name, edit, by or getpass.getuser(), reason, checked))
+    done = acting(lambda links: make(links, act(by, reason)))
+    after = done.row
     if as_json:
         body = after.as_row() if after is not None else {"strategy_id": name}
-        show.print_json(body | {"changed": after is not None, "announced": announced})
+        show.print_json(body | {"changed": after is not None, "announced": done.announced})
     elif after is None:
         console.print(f"{show.text(name)} is so already: nothing was changed.")
     else:
         console.print(f"{show.text(name)} is at version {after.version}: it takes effect from the next tick.")
-        if not announced:
+        if not done.announced:
             console.print("[yellow]Kafka is away[/]: the strategy runner announces it as soon as it is back.")
-
-
-async def _make(
-    settings: Settings, name: str, edit: Edit, by: str, reason: str, checked: bool
-) -> tuple[StrategyConfig | None, bool]:
-    from core.messaging.producer import EventProducer
-    from core.storage.db import config_engine
-    from core.storage.strategy_changes import change_strategy, publish_changes
-
-    async def check(row: StrategyConfig) -> None:
-        await _check(settings, engine, row)
-
-    engine = config_engine(settings, pool_size=2)
-    producer = EventProducer(settings, client_id="strategies")
-    try:
-        after = await change_strategy(
-            engine, name, edit, by=by, reason=reason, source="cli", check=check if checked else None
-        )
-        try:
-            await publish_changes(engine, producer)
-        except (Transient, StopTheStart):
-            return after, False  # on record: the strategy runner publishes it
-        return after, True
-    finally:
-        await producer.stop()
-        await engine.dispose()
-
-
-async def _check(settings: Settings, engine: AsyncEngine, row: StrategyConfig) -> None:
-    """As the strategy runner would judge it, also while it is switched off.
-
-    Raises:
-        ConfigError: naming every bad field, what is right, and that nothing was changed.
-        Transient: today's instruments are not stored yet.
-    """
-    from core.clock import trading_day, utc_now
-    from core.storage.instruments import load_book
-    from strategies import registry
-    from streams.runner_plans import BadStrategies, Planner
-
-    book = await load_book(engine, settings.kite_target, trading_day(utc_now()), keys=row.instruments)
-    try:
-        Planner(settings, registry.known(), book).one(replace(row, active=True))
-    except BadStrategies as error:
-        lines = [f"  {problem}{_hint(row, problem.field)}" for problem in error.problems]
-        raise ConfigError("\n".join(["Nothing was changed. Mend:", *lines])) from None
-
-
-def _hint(row: StrategyConfig, field: str) -> str:
-    """What a parameter may be, from its class's own model; the names there are where the field is none of them."""
-    from strategies import registry
-
-    kind = registry.known().get(row.class_name)
-    head, _, name = field.partition(".")
-    if kind is None or head != "parameters":
-        return ""
-    fields = kind.parameters_model.model_json_schema()["properties"]
-    if name not in fields:
-        return f" (parameters of {row.class_name}: {', '.join(fields)})"
-    bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    told = [fields[name].get("type", "")] + [
-        f"{sign} {fields[name][key]}" for key, sign in bounds.items() if key in fields[name]
-    ]
-    told += [f"default {fields[name]['default']}"] if "default" in fields[name] else []
-    return f"; you gave {row.parameters.get(name)!r} ({name}: {', '.join(each for each in told if each)})"
 
 
 # Showing ----------------------------------------------------------------------------------------------------------------

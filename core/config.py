@@ -6,6 +6,7 @@ Never holds a default password and never falls back from a bad value to a good o
 from __future__ import annotations
 
 import os
+import re
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,15 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 Port = Annotated[int, Field(ge=1024, le=65535)]
 Password = Annotated[SecretStr, Field(min_length=16)]
+
+DISTINCT_IN_SECRET = 8
+"""Different characters in the secret that signs sessions: fewer are no generated one."""
+
+_PLACEHOLDER = re.compile(
+    r"change.?me|placeholder|replace.?me|your[-_ ]|example|<.*>|^(?:password|passwd|secret|admin|default|test)[\W\d_]*"
+    r"(?:password|secret)?[\W\d_]*$",
+    re.IGNORECASE,
+)
 
 
 def home() -> Path:
@@ -68,6 +78,7 @@ class Settings(BaseSettings):
     api_host: str = "127.0.0.1"
     api_port: Port = 28000
     api_allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ("127.0.0.1", "localhost")
+    api_jwt_secret: Annotated[SecretStr, Field(min_length=32)]
 
     sandbox_host: str = "127.0.0.1"
     sandbox_port: Port = 28100
@@ -108,6 +119,24 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _is_no_placeholder(cls, value: Any) -> Any:
+        if isinstance(value, SecretStr) and _PLACEHOLDER.search(value.get_secret_value()):
+            raise ValueError(
+                "is a placeholder, not a secret: `make setup` writes a generated one where the line is gone"
+            )
+        return value
+
+    @field_validator("api_jwt_secret", mode="after")
+    @classmethod
+    def _is_hard_to_guess(cls, value: SecretStr) -> SecretStr:
+        if len(set(value.get_secret_value())) < DISTINCT_IN_SECRET:
+            raise ValueError(
+                "repeats a few characters: take `openssl rand -hex 32`, or delete the line and `make setup`"
+            )
         return value
 
     @model_validator(mode="after")
@@ -152,6 +181,11 @@ class Settings(BaseSettings):
     def simulated(self) -> bool:
         """True where prices come from the local sandbox and every page must say SIMULATED."""
         return self.kite_target is KiteTarget.LOCAL
+
+    @property
+    def real_money(self) -> bool:
+        """True where orders of an opted-in strategy reach an exchange."""
+        return self.kite_target is KiteTarget.PRODUCTION and set(self.active_brokers) != {Broker.PAPER}
 
     @property
     def logs_in_itself(self) -> bool:

@@ -74,3 +74,19 @@ class CommandConflict(AlphaPandaError):
 
 class CommandRefused(AlphaPandaError):
     """A command cannot be carried out as it is. Nothing was journalled or sent; each reason names the field and the fix."""
+
+
+class NotLoggedIn(AlphaPandaError):
+    """Nobody we know asks. Log in, or give an API key; the message never says what was wrong with what was given."""
+
+
+class NotAllowed(AlphaPandaError):
+    """Somebody we know asks for more than their role or key allows. The message names what is needed."""
+
+
+class LockedOut(AlphaPandaError):
+    """Too many failed logins. Nothing is checked for `retry_after_s` seconds more."""
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s

@@ -11,6 +11,9 @@ from core.config import Settings
 from core.trading.types import Broker
 
 CONFIG_SCHEMA = "config"
+PEOPLE_SCHEMA = "people"
+"""Users, sessions, API keys and the audit table: the shared services' alone, unlike `config`, which brokers' roles read."""
+
 PAPER_EXCHANGE_SCHEMA = "paper_exchange"
 
 JOURNAL = "journal"

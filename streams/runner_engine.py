@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
+from control.plans import Plan
 from core.clock import trading_day
 from core.events.payloads import OrderEvent, SignalRejected
 from core.ids import derive, derive_at
@@ -25,7 +26,6 @@ from core.trading.types import Broker
 from strategies.base import Action, Remember
 from streams.runner_market import Market, WindowKey
 from streams.runner_orders import InstanceBook
-from streams.runner_plans import Plan
 
 
 @dataclass(frozen=True, slots=True)

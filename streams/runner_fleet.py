@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from control.plans import BadStrategies, Idle, Plan, Planner, Problem
 from core.clock import trading_day, utc_now
 from core.config import Settings
 from core.service import ServiceContext
@@ -22,7 +23,6 @@ from core.trading.types import Broker
 from strategies import registry
 from streams.runner_engine import Engine
 from streams.runner_market import WindowKey
-from streams.runner_plans import BadStrategies, Idle, Plan, Planner, Problem
 from streams.runner_status import idle_status, running_status
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from control.plans import Idle
 from core.clock import utc_now
 from core.storage.redis import away, strategies_key
 from core.storage.strategies import StrategyConfig
 from core.trading.types import Broker
 from streams.runner_engine import Engine, Running
-from streams.runner_plans import Idle
 
 
 def _common(name: str, broker: Broker, config: StrategyConfig) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from control.plans import Plan, Planner
 from core.config import Settings
 from core.ids import derive_at
 from core.storage.strategies import StrategyConfig
@@ -16,7 +17,6 @@ from core.trading.ticks import Tick
 from core.trading.types import Broker, Exchange
 from strategies import registry
 from strategies.base import BaseStrategy
-from streams.runner_plans import Plan, Planner
 
 OPEN = datetime(2026, 10, 7, 3, 45, tzinfo=UTC)
 """09:15 IST of a Wednesday."""
@@ -90,6 +90,7 @@ def make_settings(**changes: Any) -> Settings:
     names = [name for name in Settings.model_fields if name.endswith("_password")]
     values: dict[str, Any] = dict.fromkeys(names, secret)
     values |= {"kite_api_key": "testkey", "kite_api_secret": secret, "kite_user_id": "AB0001"}
+    values |= {"api_jwt_secret": "5a2f8c91d07be346" * 3}
     return Settings(_env_file=None, **{**values, **changes})
 
 

@@ -9,13 +9,15 @@ from uuid import UUID
 from fastapi import APIRouter, HTTPException, Query
 from pydantic import AfterValidator
 
+from api.auth import needs
 from api.deps import ReadsDep
 from api.models import OrderDetail, OrderPage
-from api.problems import documented
+from api.problems import guarded
+from core.people.roles import Role
 from core.storage.views import OrderFilter
 from core.trading.types import Broker, OrderStatus
 
-router = APIRouter(tags=["orders"])
+router = APIRouter(tags=["orders"], dependencies=[needs(Role.VIEWER)])
 
 
 def _with_zone(moment: datetime) -> datetime:
@@ -27,7 +29,7 @@ def _with_zone(moment: datetime) -> datetime:
 Moment = Annotated[datetime, AfterValidator(_with_zone)]
 
 
-@router.get("/orders", summary="Orders, newest first", responses=documented(422, 503))
+@router.get("/orders", summary="Orders, newest first", responses=guarded())
 async def orders(
     reads: ReadsDep,
     broker: Annotated[Broker | None, Query(description="One broker; all active ones without it.")] = None,
@@ -43,7 +45,7 @@ async def orders(
     return await reads.orders(wanted, broker=broker, cursor=cursor, limit=limit)
 
 
-@router.get("/orders/{order_id}", summary="An order's whole timeline", responses=documented(404, 422, 503))
+@router.get("/orders/{order_id}", summary="An order's whole timeline", responses=guarded(404))
 async def order(reads: ReadsDep, order_id: UUID) -> OrderDetail:
     """Signal, decision, sends with the broker's answers, fills, every event in words, and the link to Temporal UI."""
     found = await reads.order(order_id)

@@ -6,18 +6,20 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from api.auth import needs
 from api.deps import ReadsDep
 from api.models import PnlReport, PositionList
-from api.problems import documented
+from api.problems import guarded
+from core.people.roles import Role
 from core.trading.types import Broker
 
-router = APIRouter(tags=["portfolio"])
+router = APIRouter(tags=["portfolio"], dependencies=[needs(Role.VIEWER)])
 
 OneBroker = Annotated[Broker | None, Query(description="One broker; all active ones without it.")]
 Instance = Annotated[str | None, Query(description="One strategy instance.", examples=["momentum-demo@paper"])]
 
 
-@router.get("/positions", summary="Positions marked to market", responses=documented(422, 503))
+@router.get("/positions", summary="Positions marked to market", responses=guarded())
 async def positions(
     reads: ReadsDep,
     broker: OneBroker = None,
@@ -28,7 +30,7 @@ async def positions(
     return await reads.positions(broker=broker, instance=instance, open_only=open)
 
 
-@router.get("/pnl", summary="PnL by broker and strategy instance", responses=documented(422, 503))
+@router.get("/pnl", summary="PnL by broker and strategy instance", responses=guarded())
 async def pnl(reads: ReadsDep, broker: OneBroker = None, instance: Instance = None) -> PnlReport:
     """Realised, unrealised, gross, charges and net: of the trading day and since the first fill."""
     return await reads.pnl(broker=broker, instance=instance)

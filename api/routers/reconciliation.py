@@ -6,15 +6,17 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from api.auth import needs
 from api.deps import ReadsDep
 from api.models import ReconciliationList
-from api.problems import documented
+from api.problems import guarded
+from core.people.roles import Role
 from core.trading.types import Broker
 
-router = APIRouter(tags=["portfolio"])
+router = APIRouter(tags=["portfolio"], dependencies=[needs(Role.VIEWER)])
 
 
-@router.get("/reconciliation", summary="Broker against journal", responses=documented(422, 503))
+@router.get("/reconciliation", summary="Broker against journal", responses=guarded())
 async def reconciliation(
     reads: ReadsDep,
     broker: Annotated[Broker | None, Query(description="One broker; all active ones without it.")] = None,

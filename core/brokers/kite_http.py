@@ -6,6 +6,7 @@ Never places, changes or cancels an order, and never lets an SDK surprise (TypeE
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -175,6 +176,17 @@ async def session_works(settings: Settings, session: Session) -> bool:
     except SessionExpired:
         return False
     return bool(profile.get("user_id") == session.user_id)
+
+
+async def end_session(settings: Settings, session: Session) -> None:
+    """End the session at the broker; one that is over already is over.
+
+    Raises:
+        Transient: the broker is away, so nothing is known.
+    """
+    kite = kite_client(settings, session)
+    with contextlib.suppress(SessionExpired):
+        await read("logout", lambda: kite.invalidate_access_token(session.access_token))
 
 
 async def instruments(settings: Settings, session: Session) -> list[Instrument]:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from core.config import Settings
-from core.routing import CONFIG_SCHEMA, PAPER_EXCHANGE_SCHEMA, schema
+from core.routing import CONFIG_SCHEMA, PAPER_EXCHANGE_SCHEMA, PEOPLE_SCHEMA, schema
 from core.storage.db import admin_url
 from core.trading.types import Broker
 
@@ -20,7 +20,7 @@ async def migrate(settings: Settings) -> None:
     engine = create_async_engine(admin_url(settings))
     try:
         async with engine.begin() as connection:
-            for name in (CONFIG_SCHEMA, PAPER_EXCHANGE_SCHEMA, *(schema(broker) for broker in Broker)):
+            for name in (CONFIG_SCHEMA, PEOPLE_SCHEMA, PAPER_EXCHANGE_SCHEMA, *(schema(broker) for broker in Broker)):
                 await connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{name}"'))
             await connection.run_sync(_upgrade)
     finally:

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from core.clock import utc_now
 from core.errors import ConfigError
 from core.storage.db import transient
 from core.storage.models import RiskLimitsRow, StrategyRow, table_of
@@ -92,3 +94,36 @@ def _parse(rows: list[tuple[str, str, Any]]) -> tuple[dict[str, RiskLimits], dic
     if problems:
         raise ConfigError("Bad rows in config.risk_limits; mend these and start again:\n" + "\n".join(problems))
     return by_strategy, by_account
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsRow:
+    """What was set for one strategy or account, as JSON."""
+
+    limits: dict[str, Any]
+    version: int
+
+
+async def limits_row(engine: AsyncEngine, scope: str, name: str) -> LimitsRow | None:
+    """None where nothing was set. Raises Transient."""
+    async with transient("reading limits"), engine.connect() as connection:
+        return await _limits_row(connection, scope, name)
+
+
+async def put_limits(
+    connection: AsyncConnection, scope: str, name: str, limits: dict[str, Any]
+) -> tuple[LimitsRow | None, LimitsRow]:
+    """Set the row under its next version, in the caller's transaction. Returns it before and after."""
+    before = await _limits_row(connection, scope, name, lock=True)
+    values = {"scope": scope, "name": name, "limits": limits, "version": 1, "updated_at": utc_now()}
+    changes = {"limits": limits, "version": LIMITS.c.version + 1, "updated_at": values["updated_at"]}
+    statement = insert(LIMITS).values(values)
+    statement = statement.on_conflict_do_update(index_elements=[LIMITS.c.scope, LIMITS.c.name], set_=changes)
+    row = (await connection.execute(statement.returning(LIMITS.c.limits, LIMITS.c.version))).one()
+    return before, LimitsRow(dict(row.limits), row.version)
+
+
+async def _limits_row(connection: AsyncConnection, scope: str, name: str, *, lock: bool = False) -> LimitsRow | None:
+    query = select(LIMITS.c.limits, LIMITS.c.version).where(LIMITS.c.scope == scope, LIMITS.c.name == name)
+    row = (await connection.execute(query.with_for_update() if lock else query)).one_or_none()
+    return None if row is None else LimitsRow(dict(row.limits), row.version)

@@ -11,6 +11,7 @@ from core import routing
 from core.config import Settings
 from core.errors import StopTheStart
 from core.storage.models import VIEW_TABLES
+from core.storage.models_access import AUDIT_TABLE
 from core.trading.types import Broker
 
 ADMIN = "postgres"
@@ -31,7 +32,8 @@ async def connect_admin(settings: Settings, database: str | None = None) -> asyn
 
 
 def _schemas() -> list[str]:
-    return [routing.CONFIG_SCHEMA, *(routing.schema(broker) for broker in Broker), routing.PAPER_EXCHANGE_SCHEMA]
+    journals = (routing.schema(broker) for broker in Broker)
+    return [routing.CONFIG_SCHEMA, routing.PEOPLE_SCHEMA, *journals, routing.PAPER_EXCHANGE_SCHEMA]
 
 
 async def prepare(settings: Settings) -> None:
@@ -81,6 +83,9 @@ async def grant(settings: Settings) -> None:
         async with connection.transaction():
             app, _ = routing.postgres_credentials(settings, None)
             await _allow(connection, routing.CONFIG_SCHEMA, app, write=ALL)
+            await _allow(connection, routing.PEOPLE_SCHEMA, app, write=ALL)
+            audit = f'"{routing.PEOPLE_SCHEMA}"."{AUDIT_TABLE}"'
+            await connection.execute(f'REVOKE UPDATE, DELETE, TRUNCATE ON {audit} FROM "{app}"')  # rows are only added
             await _allow(connection, routing.PAPER_EXCHANGE_SCHEMA, app)
             for broker in Broker:
                 role, _ = routing.postgres_credentials(settings, broker)

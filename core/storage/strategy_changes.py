@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from core import failpoints, ids
 from core.clock import utc_now
-from core.errors import StopTheStart
+from core.errors import CommandRefused, StopTheStart
 from core.events import topics
 from core.events.envelope import EventType, make
 from core.events.payloads import ConfigChanged
@@ -29,14 +29,28 @@ CHANGES = table_of(StrategyChangeRow)
 
 Edit = Callable[[StrategyConfig], StrategyConfig]
 Check = Callable[[StrategyConfig], Awaitable[None]]
+Also = Callable[[AsyncConnection, StrategyConfig, StrategyConfig], Awaitable[None]]
+"""Done in the same transaction, with the row before and after."""
 
 
 class UnknownStrategy(StopTheStart):
     """No row of that name; the message lists those there are."""
 
 
+class StrategyExists(CommandRefused):
+    """There is a row of that name already."""
+
+
 async def change_strategy(
-    engine: AsyncEngine, strategy_id: str, edit: Edit, *, by: str, reason: str, source: str, check: Check | None = None
+    engine: AsyncEngine,
+    strategy_id: str,
+    edit: Edit,
+    *,
+    by: str,
+    reason: str,
+    source: str,
+    check: Check | None = None,
+    also: Also | None = None,
 ) -> StrategyConfig | None:
     """Edit one row under its lock, check the result, store it with its event. Returns it, or None where nothing is different.
 
@@ -52,7 +66,29 @@ async def change_strategy(
             return None
         if check is not None:
             await check(after)
-        return await _store(connection, after, by=by, reason=reason, source=source)
+        stored = await _store(connection, after, by=by, reason=reason, source=source)
+        if also is not None:
+            await also(connection, before, stored)
+        return stored
+
+
+async def create_strategy(
+    engine: AsyncEngine, config: StrategyConfig, *, by: str, reason: str, source: str, also: Also
+) -> StrategyConfig:
+    """Store a new row as version 1 with its event.
+
+    Raises:
+        StrategyExists: there is one of that name; nothing was changed.
+        Transient: the database is away; nothing was changed.
+    """
+    values = config.as_row() | {"capital": config.capital, "version": 0, "updated_at": utc_now()}
+    statement = insert(STRATEGIES).values(values).on_conflict_do_nothing().returning(STRATEGIES.c.strategy_id)
+    async with transient("creating a strategy"), engine.begin() as connection:
+        if (await connection.execute(statement)).one_or_none() is None:
+            raise StrategyExists(f"strategy_id: there is a strategy {config.strategy_id!r} already")
+        stored = await _store(connection, config, by=by, reason=reason, source=source)
+        await also(connection, config, stored)
+        return stored
 
 
 async def _locked(connection: AsyncConnection, strategy_id: str) -> StrategyConfig:

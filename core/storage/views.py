@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
 
@@ -232,6 +232,61 @@ class StoredEvent:
     data: dict[str, Any]
 
 
+_DECISIONS = ("signal.validated", "signal.rejected")
+
+
+async def decision_of(engine: AsyncEngine, signal_id: UUID) -> StoredEvent | None:
+    """Risk's decision on a signal; None before the log tells of it. Raises Transient."""
+    query = select(EVENTS).where(EVENTS.c.signal_id == signal_id, EVENTS.c.type.in_(_DECISIONS))
+    async with transient("reading a decision"), engine.connect() as connection:
+        row = (await connection.execute(query)).mappings().first()
+    return None if row is None else _stored(row)
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionFilter:
+    """None = any."""
+
+    accepted: bool | None = None
+    strategy_id: str | None = None
+    instrument: str | None = None
+    since: datetime | None = None
+
+
+async def list_decisions(
+    engine: AsyncEngine, wanted: DecisionFilter, *, after: Cursor | None = None, limit: int = 50
+) -> list[StoredEvent]:
+    """Risk's decisions with their signals, newest first. Raises Transient."""
+    types = {None: _DECISIONS, True: _DECISIONS[:1], False: _DECISIONS[1:]}[wanted.accepted]
+    query = select(EVENTS).where(EVENTS.c.type.in_(types))
+    signal = EVENTS.c.data["signal"]
+    if wanted.strategy_id:
+        query = query.where(signal["strategy_id"].astext == wanted.strategy_id)
+    if wanted.instrument:
+        query = query.where(signal["instrument"].astext == wanted.instrument)
+    if wanted.since:
+        query = query.where(EVENTS.c.ts >= wanted.since)
+    if after:
+        query = query.where(tuple_(EVENTS.c.ts, EVENTS.c.event_id) < tuple_(after.created_at, after.order_id))
+    query = query.order_by(EVENTS.c.ts.desc(), EVENTS.c.event_id.desc()).limit(limit)
+    async with transient("reading decisions"), engine.connect() as connection:
+        return [_stored(row) for row in (await connection.execute(query)).mappings()]
+
+
+async def fills_of_day(engine: AsyncEngine, day: date) -> list[StoredEvent]:
+    """Fills of one trading day, in the order the log told of them. A fill is told of on its day or later. Raises Transient."""
+    mine = EVENTS.c.data["fill"]["trading_day"].astext == day.isoformat()
+    since = datetime(day.year, day.month, day.day, tzinfo=UTC)  # 05:30 IST: before the day rolls
+    span = (EVENTS.c.type == "order.filled", EVENTS.c.ts >= since, mine)
+    query = select(EVENTS).where(*span).order_by(EVENTS.c.ts, EVENTS.c.event_id)
+    async with transient("reading fills"), engine.connect() as connection:
+        return [_stored(row) for row in (await connection.execute(query)).mappings()]
+
+
+def _stored(row: Any) -> StoredEvent:
+    return StoredEvent(**{name: row[name] for name in StoredEvent.__dataclass_fields__})
+
+
 async def timeline(engine: AsyncEngine, order: OrderState) -> list[StoredEvent]:
     """Signal, decision, then the order's own steps by `order_seq`. Raises Transient."""
     query = (
@@ -241,5 +296,4 @@ async def timeline(engine: AsyncEngine, order: OrderState) -> list[StoredEvent]:
     )
     async with transient("reading a timeline"), engine.connect() as connection:
         rows = (await connection.execute(query)).mappings().all()
-    names = ("event_id", "type", "ts", "order_seq", "correlation_id", "data")
-    return [StoredEvent(**{name: row[name] for name in names}) for row in rows]
+    return [_stored(row) for row in rows]

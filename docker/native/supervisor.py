@@ -11,7 +11,7 @@ import shlex
 import socket
 import subprocess
 import time
-import xmlrpc.client
+import xmlrpc.client  # our own supervisor's answers  # nosec B411
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

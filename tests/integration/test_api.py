@@ -14,6 +14,7 @@ from api.server import main
 from core import ids
 from core.clock import trading_day, utc_now
 from core.config import Settings
+from core.people.roles import Role, Scope
 from core.routing import redis_prefix
 from core.storage import redis, views
 from core.storage.db import config_engine, view_engine
@@ -23,6 +24,7 @@ from core.trading.signals import Signal
 from core.trading.types import Broker, OrderStatus, Product
 from streams.portfolio_fold import PortfolioFold
 from streams.portfolio_views import Mark, Moment, pnl_views, position_view
+from tests.fixtures.people import make_key
 from tests.integration.portfolio_support import eventually, running
 from tests.order_events import (
     FakeJournal,
@@ -48,7 +50,11 @@ def strategy() -> str:
 async def api(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
     folder: Path = tmp_path_factory.mktemp("api")
     base = f"http://{settings.api_host}:{settings.api_port}"
-    async with running("api", main, settings, folder), httpx.AsyncClient(base_url=base, timeout=15) as client:
+    headers = {"Authorization": f"Bearer {await make_key(settings, Role.VIEWER, [Scope.READ])}"}
+    async with (
+        running("api", main, settings, folder),
+        httpx.AsyncClient(base_url=base, timeout=15, headers=headers) as client,
+    ):
         yield client
 
 
@@ -80,18 +86,7 @@ def assert_problem(answer: httpx.Response, status: int, words: str) -> None:
 async def test_it_is_alive_and_documents_itself(api: httpx.AsyncClient) -> None:
     assert (await api.get("/health/live")).json() == {"status": "alive"}
     paths = (await api.get("/openapi.json")).json()["paths"]
-    assert set(paths) == {
-        "/health/live",
-        "/health/ready",
-        "/orders",
-        "/orders/{order_id}",
-        "/positions",
-        "/pnl",
-        "/reconciliation",
-        "/strategies",
-        "/metrics",
-    }
-    assert {method for routes in paths.values() for method in routes} == {"get"}
+    assert {path for path in paths if not path.startswith("/api/v1/")} == {"/health/live", "/health/ready", "/metrics"}
 
 
 async def test_ready_names_each_part_with_its_reason(api: httpx.AsyncClient) -> None:
@@ -105,7 +100,7 @@ async def test_ready_names_each_part_with_its_reason(api: httpx.AsyncClient) -> 
 
 async def test_an_order_shows_its_whole_timeline(api: httpx.AsyncClient, settings: Settings, strategy: str) -> None:
     signal = await store_life(settings, strategy)
-    body = (await api.get(f"/orders/{order_id_of(signal)}")).json()
+    body = (await api.get(f"/api/v1/orders/{order_id_of(signal)}")).json()
     assert (body["order"]["state"], body["order"]["broker"], body["order"]["filled_quantity"]) == (
         "FILLED",
         "paper",
@@ -139,32 +134,32 @@ async def test_orders_are_filtered_and_paged_over_both_brokers(
     seen: list[tuple[str, str]] = []
     query: dict[str, str | int] = {"strategy": strategy, "limit": 2}
     while True:
-        page = (await api.get("/orders", params=query)).json()
+        page = (await api.get("/api/v1/orders", params=query)).json()
         seen += [(row["created_at"], row["broker"]) for row in page["orders"]]
         if page["next"] is None:
             break
         query["cursor"] = page["next"]
     moments = [at(n).isoformat().replace("+00:00", "Z") for n in (5, 4, 3, 2, 1, 0)]
     assert seen == list(zip(moments, ["zerodha", "paper"] * 3, strict=True))
-    rejected = await api.get("/orders", params={"strategy": strategy, "status": "REJECTED", "broker": "zerodha"})
+    rejected = await api.get("/api/v1/orders", params={"strategy": strategy, "status": "REJECTED", "broker": "zerodha"})
     assert [row["broker"] for row in rejected.json()["orders"]] == ["zerodha"]
-    since = await api.get("/orders", params={"strategy": strategy, "since": at(4).isoformat()})
+    since = await api.get("/api/v1/orders", params={"strategy": strategy, "since": at(4).isoformat()})
     assert len(since.json()["orders"]) == 2
 
 
 async def test_what_is_asked_wrongly_is_a_problem_that_says_what_to_do(api: httpx.AsyncClient) -> None:
-    assert_problem(await api.get(f"/orders/{ids.new_id()}"), 404, "No broker's log knows")
-    assert_problem(await api.get("/orders/nonsense"), 422, "order_id")
-    assert_problem(await api.get("/orders", params={"broker": "icici"}), 422, "broker")
-    assert_problem(await api.get("/orders", params={"cursor": "zzz"}), 422, "begin again without one")
-    assert_problem(await api.get("/orders", params={"since": "2026-10-07T09:15:00"}), 422, "zone")
+    assert_problem(await api.get(f"/api/v1/orders/{ids.new_id()}"), 404, "No broker's log knows")
+    assert_problem(await api.get("/api/v1/orders/nonsense"), 422, "order_id")
+    assert_problem(await api.get("/api/v1/orders", params={"broker": "icici"}), 422, "broker")
+    assert_problem(await api.get("/api/v1/orders", params={"cursor": "zzz"}), 422, "begin again without one")
+    assert_problem(await api.get("/api/v1/orders", params={"since": "2026-10-07T09:15:00"}), 422, "zone")
     assert_problem(await api.get("/nothing"), 404, "Not Found")
-    assert_problem(await api.post("/orders"), 405, "Method Not Allowed")
+    assert_problem(await api.post("/api/v1/orders"), 405, "Method Not Allowed")
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:28000", "localhost.evil.example", ""])
 async def test_a_foreign_host_header_is_refused(api: httpx.AsyncClient, host: str) -> None:
-    assert_problem(await api.get("/orders", headers={"Host": host}), 400, "not one of ours")
+    assert_problem(await api.get("/api/v1/orders", headers={"Host": host}), 400, "not one of ours")
     assert (await api.get("/health/live", headers={"Host": "localhost:1"})).status_code == 200
 
 
@@ -182,19 +177,19 @@ async def test_positions_and_pnl_come_from_the_read_model(
             await PortfolioStore(connection, broker).replace(
                 "test", [position_view(position, mark, moment)], totals, {}
             )
-        body = (await api.get("/positions", params={"broker": "paper", "open": True})).json()
+        body = (await api.get("/api/v1/positions", params={"broker": "paper", "open": True})).json()
         (row,) = body["positions"]
         assert (row["instance"], row["quantity"], row["product"]) == (f"{strategy}@paper", 10, Product.MIS)
         assert (Decimal(row["unrealized_pnl"]), Decimal(row["net_pnl"])) == (Decimal(10), Decimal(9))
-        report = (await api.get("/pnl")).json()
+        report = (await api.get("/api/v1/pnl")).json()
         assert report["simulated"] is True
         assert [row["broker"] for row in report["brokers"]] == ["paper", "zerodha"]
         total = report["brokers"][1]["total"]
         assert [Decimal(total[name]) for name in ("gross_pnl", "charges", "day_net_pnl")] == [10, 1, 9]
 
         await connection.delete(f"{redis_prefix(ZERODHA)}portfolio:marker")
-        assert_problem(await api.get("/positions"), 503, "has not filled the read model of zerodha")
-        assert (await api.get("/positions", params={"broker": "paper"})).status_code == 200
+        assert_problem(await api.get("/api/v1/positions"), 503, "has not filled the read model of zerodha")
+        assert (await api.get("/api/v1/positions", params={"broker": "paper"})).status_code == 200
     finally:
         await connection.aclose()
 
@@ -207,7 +202,7 @@ async def test_strategies_say_which_instances_trade_and_why_not(
         row = StrategyConfig(name, "Momentum", {"fast": 5}, ("NSE:INFY",), active=True, opt_ins=opt_ins)
         await save_strategy(engine, row)
     await engine.dispose()
-    rows = {row["strategy_id"]: row for row in (await api.get("/strategies")).json()["strategies"]}
+    rows = {row["strategy_id"]: row for row in (await api.get("/api/v1/strategies")).json()["strategies"]}
     good, other = rows[f"{strategy}a"]["instances"], rows[f"{strategy}b"]["instances"]
     assert [(row["broker"], row["active"], row["target"]) for row in good] == [
         ("paper", True, "paper"),

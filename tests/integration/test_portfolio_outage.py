@@ -15,6 +15,7 @@ from api.server import main as api
 from core.config import Settings
 from core.events import topics
 from core.messaging.producer import EventProducer
+from core.people.roles import Role
 from core.storage import redis
 from core.storage.redis import PortfolioStore, ReadModel
 from core.trading.signals import instance_name
@@ -23,6 +24,7 @@ from docker.native import ready
 from docker.native.stack import NativeStack
 from streams.portfolio import main as portfolio
 from streams.portfolio_rebuild import rebuild
+from tests.fixtures.people import make_key
 from tests.integration.portfolio_support import eventually, running
 from tests.order_events import FakeJournal
 
@@ -71,16 +73,17 @@ async def test_redis_goes_and_comes_back_empty(settings: Settings, producer: Eve
     journal = FakeJournal()
     topic = topics.orders_event(PAPER, "filled")
     base = f"http://{settings.api_host}:{settings.api_port}"
+    headers = {"Authorization": f"Bearer {await make_key(settings, Role.VIEWER)}"}
     async with (
         running("portfolio", portfolio, settings, tmp_path) as ctx,
         running("api", api, settings, tmp_path),
-        httpx.AsyncClient(base_url=base, timeout=15) as client,
+        httpx.AsyncClient(base_url=base, timeout=15, headers=headers) as client,
     ):
         await producer.send(topic, journal.fill(strategy_id=strategy, name=f"{strategy}1"))
         await eventually(lambda: read_model(settings), holds(strategy, 10))
         with stopped(settings, "redis"):
             await eventually(lambda: not ctx.health.ready)
-            answer = await client.get("/positions")
+            answer = await client.get("/api/v1/positions")
             assert answer.status_code == 503
             assert "Redis is away" in answer.json()["detail"]
             parts = {part["name"]: part for part in (await client.get("/health/ready")).json()["parts"]}
@@ -90,7 +93,7 @@ async def test_redis_goes_and_comes_back_empty(settings: Settings, producer: Eve
         await ready.wait(settings)
         await eventually(lambda: _quietly(settings), holds(strategy, 20), within_s=30)
         await eventually(lambda: ctx.health.ready)
-        assert (await client.get("/positions")).status_code == 200
+        assert (await client.get("/api/v1/positions")).status_code == 200
     assert (await rebuild(settings, PAPER)).differences == []
 
 

@@ -23,6 +23,7 @@ PACKAGES = (
     "streams",
     "workflows",
     "activities",
+    "control",
     "api",
     "sandbox",
     "tests",

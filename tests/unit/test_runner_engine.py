@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from control.plans import Plan
 from core.events.payloads import OrderEvent
 from core.trading.bars import Bar
 from core.trading.context import Context
@@ -20,7 +21,6 @@ from core.trading.ticks import Gap, Tick
 from core.trading.types import Broker, OrderStatus, Side
 from strategies.base import Action, BaseStrategy, Parameters, Remember
 from streams.runner_engine import Decided, Engine
-from streams.runner_plans import Plan
 from tests.order_events import FakeJournal, make_order_event, make_order_state, make_rejected_event, make_signal
 from tests.strategy_world import INFY, PAPER_AND_ZERODHA, TCS, at, make_plans, make_row, make_tick, tick_id, ticks_of
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from control.plans import BadStrategies, Planner
 from core.trading.types import Broker
 from strategies import registry
-from streams.runner_plans import BadStrategies, Planner
 from tests.strategy_world import BOOK, PAPER_AND_ZERODHA, make_row, make_settings
 
 

@@ -58,6 +58,7 @@ class Process:
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     rows = ["KITE_API_KEY=localdemo", f"KITE_API_SECRET={'s' * 20}", "KITE_USER_ID=AP0001"]
+    rows += ["API_JWT_SECRET=5a2f8c91d07be3465a2f8c91d07be346"]
     rows += [f"{name}_PASSWORD={name.lower()}-{'x' * 16}" for name in PASSWORDS]
     (tmp_path / ".env").write_text("\n".join(rows))
     return tmp_path

@@ -1,0 +1,1 @@
+"""Who may do what: roles, passwords, tokens. Pure but for randomness; the rows are in core/storage."""
