@@ -5,6 +5,7 @@ Never says that something happened before the broker's book, or its certain refu
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import asdict
 from datetime import datetime
@@ -13,7 +14,7 @@ from uuid import UUID
 
 import typer
 
-from cli import show
+from cli import remote, show
 from cli.acting import act, acting
 from cli.progress import console, step
 from core.errors import CommandRefused
@@ -150,7 +151,10 @@ def _run(
         done = await command(links, asked, broker, order_id, kind, parameters, check)
         return await _outcome(links.journal(broker), done.record, wait, as_json), done.note
 
-    record, note = acting(work)
+    if remote.is_on():
+        record, note = asyncio.run(remote.command(order, kind, parameters, asked, wait))
+    else:
+        record, note = acting(work)
     if as_json:
         print(json.dumps(asdict(record), default=str, indent=2))
     else:

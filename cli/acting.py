@@ -38,9 +38,11 @@ def acting(work: Callable[[Connections], Awaitable[T]], settings: Settings | Non
     """Run `work` with connections and close them; logs go to standard error, so that JSON stays clean. Raises as `work`."""
     import structlog
 
+    from cli import remote
     from control.connections import Connections
     from core.config import settings as ours
 
+    remote.refuse("This command")
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
     async def run() -> T:

@@ -22,6 +22,7 @@ from cli import (
     reads,
     rebuild_log,
     reconcile,
+    remote,
     sandbox,
     service,
     setup,
@@ -60,6 +61,26 @@ MODULES = (
     users,
     sandbox,
 )
+
+REMOTE = frozenset(
+    {"orders", "order", "positions", "pnl", "strategies", "topics", "reconcile", "cancel", "modify", "resolve"}
+)
+"""Commands that may ask a control room elsewhere."""
+
+
+@app.callback()
+def everywhere(
+    context: typer.Context,
+    url: str = typer.Option(
+        "", envvar="ALPHA_PANDA_URL", help="Ask the control room at this address, not this machine."
+    ),
+    token: str = typer.Option("", envvar="ALPHA_PANDA_TOKEN", help="An API key for it; better in the environment."),
+) -> None:
+    """Algorithmic trading for your own Zerodha account: paper first, every order durable."""
+    remote.use(url, token)
+    if context.invoked_subcommand not in REMOTE:
+        remote.refuse(f"`{context.invoked_subcommand}`")
+
 
 for module in MODULES:
     module.register(app)

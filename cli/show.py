@@ -102,21 +102,27 @@ def print_rows(body: object) -> None:
     sys.stdout.write(json.dumps(body, indent=2, ensure_ascii=False) + "\n")
 
 
-def reading(work: Callable[[Reads], Awaitable[T]]) -> T:
-    """Run `work` with open reads and close them; logs go to standard error, so that JSON stays clean.
+def _reads() -> Reads:
+    from api.reads import Reads
+    from core.config import settings
+
+    return Reads(settings())
+
+
+def reading(work: Callable[[Any], Awaitable[T]]) -> T:
+    """Run `work` with open reads (a control room's client in remote mode) and close them; logs go to standard error.
 
     Raises:
         AlphaPandaError: as `work` does.
     """
     import structlog
 
-    from api.reads import Reads
-    from core.config import settings
+    from cli import remote
 
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
     async def run() -> T:
-        reads = Reads(settings())
+        reads = remote.client() if remote.is_on() else _reads()
         try:
             return await work(reads)
         finally:

@@ -6,6 +6,7 @@ to be typed; pausing and opting out ask nothing and check nothing, so that they 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from decimal import Decimal, InvalidOperation
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cli import show
+from cli import remote, show
 from cli.acting import act, acting
 from cli.progress import console
 from core.errors import ConfigError, StopTheStart
@@ -22,7 +23,6 @@ from core.trading.types import Broker, KiteTarget
 if TYPE_CHECKING:
     from api.models import StrategyList
     from control.acts import Act
-    from control.connections import Connections
     from control.strategies import Changed
 
 NAME = typer.Argument(metavar="NAME", help="The strategy, as `alpha-panda strategies` lists it.")
@@ -34,7 +34,7 @@ LIST_JSON = typer.Option(False, "--json", help="A JSON list instead of a table."
 REAL = next(broker for broker in Broker if broker is not Broker.PAPER)
 """The broker an opt-in is for, unless another is named."""
 
-Make = Callable[["Connections", "Act"], Awaitable["Changed"]]
+Make = Callable[[Any, "Act"], Awaitable["Changed"]]
 
 
 def register(app: typer.Typer) -> None:
@@ -72,9 +72,10 @@ def _register_changes(group: typer.Typer) -> None:
         as_json: bool = JSON,
     ) -> None:
         """Change parameters, instruments, product, age limit or capital. Takes effect from the next tick, without a restart."""
-        from control import strategies as control
+        from control.strategies import Edits
 
-        edits = control.Edits(
+        control = remote.strategies()
+        edits = Edits(
             set_parameters=_parameters(param),
             unset=frozenset(unset),
             add_instruments=tuple(add_instrument),
@@ -88,15 +89,13 @@ def _register_changes(group: typer.Typer) -> None:
     @group.command()
     def activate(name: str = NAME, by: str | None = BY, reason: str = WHY, as_json: bool = JSON) -> None:
         """Switch a strategy on: it trades on paper, and where it is opted in."""
-        from control import strategies as control
-
+        control = remote.strategies()
         _change(name, lambda links, asked: control.activate(links, asked, name), by, reason, as_json)
 
     @group.command()
     def pause(name: str = NAME, by: str | None = BY, reason: str = WHY, as_json: bool = JSON) -> None:
         """Switch a strategy off: no signal from the next tick. Its positions stay held, its open orders go on."""
-        from control import strategies as control
-
+        control = remote.strategies()
         _change(name, lambda links, asked: control.pause(links, asked, name), by, reason, as_json)
 
 
@@ -122,8 +121,7 @@ def _register_opt_ins(group: typer.Typer) -> None:
         ):
             raise StopTheStart("That is not the target: nothing was changed.")
 
-        from control import strategies as control
-
+        control = remote.strategies()
         _change(name, lambda links, asked: control.opt_in(links, asked, name, broker, target), by, reason, as_json)
 
     @group.command("opt-out")
@@ -135,8 +133,7 @@ def _register_opt_ins(group: typer.Typer) -> None:
         as_json: bool = JSON,
     ) -> None:
         """Take the opt-in away: no new entry there. Its positions stay held, its open orders go on."""
-        from control import strategies as control
-
+        control = remote.strategies()
         _change(name, lambda links, asked: control.opt_out(links, asked, name, broker), by, reason, as_json)
 
 
@@ -180,7 +177,8 @@ def _change(name: str, make: Make, by: str | None, reason: str, as_json: bool) -
     Raises:
         AlphaPandaError: nothing was changed, and why.
     """
-    done = acting(lambda links: make(links, act(by, reason)))
+    asked = act(by, reason)
+    done = asyncio.run(_remotely(make, asked)) if remote.is_on() else acting(lambda links: make(links, asked))
     after = done.row
     if as_json:
         body = after.as_row() if after is not None else {"strategy_id": name}
@@ -191,6 +189,11 @@ def _change(name: str, make: Make, by: str | None, reason: str, as_json: bool) -
         console.print(f"{show.text(name)} is at version {after.version}: it takes effect from the next tick.")
         if not done.announced:
             console.print("[yellow]Kafka is away[/]: the strategy runner announces it as soon as it is back.")
+
+
+async def _remotely(make: Make, asked: Act) -> Changed:
+    async with remote.client() as api:
+        return await make(api, asked)
 
 
 # Showing ----------------------------------------------------------------------------------------------------------------

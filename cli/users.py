@@ -209,7 +209,10 @@ def _run(work: Callable[[AsyncEngine], Awaitable[T]]) -> T:
     """Work on the people's tables. Raises AlphaPandaError."""
     import structlog
 
+    from cli import remote
     from core.config import settings
+
+    remote.refuse("This command")
 
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     return asyncio.run(_with_engine(settings(), work))

@@ -6,21 +6,29 @@ import base64
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
+from urllib.parse import quote, urlencode
 
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi.responses import HTMLResponse
 from pydantic import Field, SecretStr
 
 from api.acting import Asking, LinksDep, asks
-from api.auth import needs
+from api.auth import needs, open_to_all, origin_of
+from api.deps import SettingsDep
 from api.models import Answer, Round
-from api.problems import acting, guarded
+from api.problems import acting, documented, guarded
 from api.requests import Asked
 from control import broker_session, dead_letters, reconciliation
 from control import kill as control_kill
 from control.acts import Act
-from core.errors import AlphaPandaError, Transient
+from core.brokers import kite_http
+from core.clock import utc_now
+from core.errors import AlphaPandaError, NotAllowed, Transient
+from core.ids import new_id
 from core.messaging.dlq_letters import Letter, Wanted
-from core.people.roles import Role, Scope
+from core.people import tokens
+from core.people.roles import Actor, Role, Scope
+from core.storage import users
 from core.storage.kill import KillRecord
 from core.trading.types import Broker
 
@@ -33,6 +41,7 @@ ViewerOnly = needs(Role.VIEWER)
 Reason = Annotated[str, Field(min_length=1, max_length=500, examples=["prices look wrong"])]
 Why = Annotated[str, Field(max_length=500)]
 
+STATE = "alpha_panda_state"
 KILL_WORD, RELEASE_WORD = "kill", "release"
 
 
@@ -356,6 +365,49 @@ class LogOut(Asked):
 async def session(links: LinksDep) -> BrokerSession:
     """Whose, until when, and where to log in."""
     return BrokerSession(**asdict(broker_session.state(links.settings)))
+
+
+class LoginLink(Answer):
+    """Good for ten minutes. The redirect comes back to `/broker-session/callback` where that is the app's redirect address at Kite."""
+
+    login_url: str
+
+
+@router.get("/broker-session/link", summary="A link to log in at the broker", responses=guarded())
+async def link(actor: Annotated[Actor, needs(Role.TRADER, Scope.OPERATIONS)], settings: SettingsDep) -> LoginLink:
+    """Carries who began it there and back."""
+    assert actor.user_id is not None
+    state = tokens.login_state(settings.api_jwt_secret, actor.user_id, utc_now())
+    return LoginLink(login_url=f"{kite_http.login_url(settings)}&redirect_params={quote(f'{STATE}={state}')}")
+
+
+_BACK = "<!doctype html><html lang=en><meta charset=utf-8><title>Alpha Panda</title><h1>Logged in</h1><p>You can close this page."
+
+
+@router.get(
+    "/broker-session/callback",
+    summary="Where the broker sends the browser back",
+    dependencies=[open_to_all],
+    response_class=HTMLResponse,
+    responses=documented(401, 403, 422, 502, 503),
+)
+async def callback(
+    request: Request,
+    links: LinksDep,
+    settings: SettingsDep,
+    alpha_panda_state: Annotated[str, Query(max_length=300)],
+    request_token: Annotated[str, Query(max_length=200)] = "",
+    status: Annotated[str, Query(max_length=40)] = "success",
+) -> HTMLResponse:
+    """Open, since a browser sent from elsewhere brings no cookie of ours: the state says who began it within ten minutes."""
+    user_id = tokens.read_login_state(settings.api_jwt_secret, alpha_panda_state, utc_now())
+    user = next((each for each in await users.list_users(links.config) if each.user_id == user_id), None)
+    if user is None or not user.enabled or not user.role.covers(Role.TRADER):
+        raise NotAllowed(f"This needs the role {Role.TRADER}.")
+    actor = Actor(user.name, user.role, "callback", origin_of(request), user_id=user_id)
+    redirect = f"http://callback/?{urlencode({'status': status, 'request_token': request_token})}"
+    await broker_session.log_in(links, Act(actor, new_id(), "back from the broker"), redirect)
+    return HTMLResponse(_BACK)
 
 
 @router.post("/broker-session/login", summary="Log in at the broker", responses=acting(502))

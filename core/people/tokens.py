@@ -28,6 +28,11 @@ REFRESH_LIFE = timedelta(hours=12)
 SESSION_LIFE = timedelta(days=7)
 """Over for good, however often it was refreshed."""
 
+STATE_LIFE = timedelta(minutes=10)
+"""How long a login at the broker may take."""
+
+_STATE_OVER = "This is not a login that was begun here within ten minutes: open the link of the control room again."
+
 _REQUIRED = ["iss", "aud", "sub", "sid", "iat", "exp", "jti"]
 _KEY = re.compile(r"ap_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 
@@ -113,3 +118,31 @@ def same(one: str, other: str) -> bool:
 def csrf(secret: SecretStr, session_id: UUID) -> str:
     """What a page of ours sends back in X-CSRF-Token with every change; bound to the session."""
     return hmac.new(secret.get_secret_value().encode(), f"csrf:{session_id}".encode(), "sha256").hexdigest()
+
+
+def login_state(secret: SecretStr, user_id: UUID, now: datetime) -> str:
+    """What a login at the broker carries there and back, so that the redirect is known to be the one this user began."""
+    return _stated(secret, user_id, int((now + STATE_LIFE).timestamp()))
+
+
+def read_login_state(secret: SecretStr, state: str, now: datetime) -> UUID:
+    """Who began it.
+
+    Raises:
+        NotLoggedIn: it is none of ours, or too old.
+    """
+    name, _, rest = state.partition(".")
+    until = rest.partition(".")[0]
+    try:
+        user_id, expires = UUID(name), int(until)
+    except ValueError:
+        raise NotLoggedIn(_STATE_OVER) from None
+    if not same(_stated(secret, user_id, expires), state) or expires < now.timestamp():
+        raise NotLoggedIn(_STATE_OVER)
+    return user_id
+
+
+def _stated(secret: SecretStr, user_id: UUID, expires: int) -> str:
+    said = f"{user_id}.{expires}"
+    mark = hmac.new(secret.get_secret_value().encode(), f"broker-login:{said}".encode(), "sha256").hexdigest()
+    return f"{said}.{mark}"

@@ -48,6 +48,17 @@ ENDLESS = "/api/v1/events"
 LOGIN = "/api/v1/auth/login"
 """Counts failures of our own address: asked here it would lock the other tests out."""
 
+REALLY_DONE = {
+    "/api/v1/orders",
+    "/api/v1/strategies",
+    "/api/v1/kill-switch/engage",
+    "/api/v1/kill-switch/release",
+    "/api/v1/reconciliation/run",
+    "/api/v1/broker-session/login",
+    "/api/v1/broker-session/logout",
+}
+"""An admin's POST of the documented example here would do it, to the stack that other tests share: test_acting.py has these."""
+
 APP = create_app(make_settings())
 OPERATIONS = [
     found.ok()
@@ -74,7 +85,7 @@ def _headers(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def _ask(operation: Any, base: str, token: str, refused: bool) -> None:
+def _ask(operation: Any, base: str, token: str) -> None:
     @given(case=operation.as_strategy())
     @tries(
         max_examples=EXAMPLES,
@@ -89,15 +100,12 @@ def _ask(operation: Any, base: str, token: str, refused: bool) -> None:
             for name in [name for name in case.headers if name.lower() in {"authorization", "host", "cookie"}]:
                 del case.headers[name]
         case.cookies = {}
+        if "name" in (case.path_parameters or {}):
+            case.path_parameters["name"] = f"t{uuid4().hex[:10]}"  # nobody's
         answer = case.call(base_url=base, headers=_headers(token), timeout=60)
         said = f"{case.method} {case.formatted_path}: {answer.status_code} {answer.text[:500]}"
         assert answer.status_code not in {500, 501, 504}, said
-        if refused:
-            assert answer.status_code in {401, 404, 405, 422}, said
-            if answer.status_code != 401:  # refused before anybody asked who it is: the address itself is none
-                assert "data" not in answer.text
-        else:
-            case.validate_response(answer, checks=list(CHECKS))
+        case.validate_response(answer, checks=list(CHECKS))
 
     once()
 
@@ -105,7 +113,9 @@ def _ask(operation: Any, base: str, token: str, refused: bool) -> None:
 @pytest.mark.parametrize("who", ["viewer", "admin"])
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda found: f"{found.method.upper()} {found.path}")
 async def test_every_answer_is_documented(operation: Any, who: str, base: str, tokens_of: dict[str, str]) -> None:
-    await asyncio.to_thread(_ask, operation, base, tokens_of[who], refused=False)
+    if who == "admin" and operation.method.upper() == "POST" and operation.path in REALLY_DONE:
+        who = "viewer"
+    await asyncio.to_thread(_ask, operation, base, tokens_of[who])
 
 
 GUARDED = [name for name, access in routes(APP) if access is not None and access != OPEN]

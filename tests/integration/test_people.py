@@ -17,7 +17,7 @@ from core.routing import PEOPLE_SCHEMA, postgres_credentials
 from core.storage import audit, users
 from core.storage.db import config_engine
 from core.trading.types import Broker
-from tests.fixtures.people import TESTER, make_key, make_user
+from tests.fixtures.people import TESTER, forgive, make_key, make_user
 from tests.integration.portfolio_support import running
 
 pytestmark = [pytest.mark.stack]
@@ -27,6 +27,7 @@ AUTH = "/api/v1/auth"
 @pytest.fixture(scope="module")
 async def api(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
     folder: Path = tmp_path_factory.mktemp("people")
+    await forgive(settings)
     base = f"http://{settings.api_host}:{settings.api_port}"
     async with running("api", main, settings, folder), httpx.AsyncClient(base_url=base, timeout=30) as client:
         yield client

@@ -41,11 +41,14 @@ OPEN_ROUTES = {
     "GET /metrics",
     "POST /api/v1/auth/login",
     "POST /api/v1/auth/refresh",
+    "GET /api/v1/broker-session/callback",
 }
+PAGES = {"GET /", "GET /login"}
+"""Of the dashboard: where to log in, and the way there."""
 
 
 def test_only_these_routes_ask_nobody_who_they_are(app: FastAPI) -> None:
-    assert {name for name, access in routes(app) if access == OPEN} == OPEN_ROUTES
+    assert {name for name, access in routes(app) if access == OPEN} - PAGES == OPEN_ROUTES
 
 
 def test_every_route_below_v1_names_a_role_and_what_acts_more_than_looking(app: FastAPI) -> None:
@@ -179,6 +182,16 @@ def test_a_key_is_known_by_its_hash_alone() -> None:
 def test_the_csrf_token_belongs_to_the_session() -> None:
     assert tokens.csrf(SECRET, SESSION) == tokens.csrf(SECRET, UUID(str(SESSION)))
     assert tokens.csrf(SECRET, SESSION) != tokens.csrf(SECRET, new_id())
+
+
+def test_a_login_at_the_broker_comes_back_to_who_began_it_within_ten_minutes() -> None:
+    now = datetime.now(UTC)
+    state = tokens.login_state(SECRET, USER, now)
+    assert tokens.read_login_state(SECRET, state, now + timedelta(minutes=9)) == USER
+    other = state.replace(str(USER), str(new_id()))
+    for bad, when in ((state, now + timedelta(minutes=11)), (other, now), (state[:-1], now), ("", now), ("a.b.c", now)):
+        with pytest.raises(NotLoggedIn):
+            tokens.read_login_state(SECRET, bad, when)
 
 
 # passwords and waits ----------------------------------------------------------------------------------------------------

@@ -12,14 +12,22 @@ from fastapi import FastAPI
 from api import auth
 from api.app import create_app
 from api.auth import routes
+from core.clock import utc_now
 from core.ids import new_id
 from core.people.roles import Actor, Role
+from core.people.tokens import login_state
 from tests.strategy_world import make_settings
 
 NOWHERE = {"kafka_port": 1025, "postgres_port": 1026, "redis_port": 1027, "temporal_port": 1028, "sandbox_port": 1029}
 ADMIN = Actor("admin", Role.ADMIN, "session", "here", user_id=new_id(), session_id=new_id())
 
-NEEDS_NOBODY = {"/api/v1/auth/me", "/api/v1/settings", "/api/v1/strategy-classes", "/api/v1/broker-session"}
+NEEDS_NOBODY = {
+    "/api/v1/auth/me",
+    "/api/v1/settings",
+    "/api/v1/strategy-classes",
+    "/api/v1/broker-session",
+    "/api/v1/broker-session/link",
+}
 """Answered from what the process itself knows."""
 
 LONG = {"/api/v1/events"}
@@ -85,6 +93,10 @@ async def test_a_part_that_is_away_is_named(app: FastAPI, name: str) -> None:
     if template.endswith("/resolve"):
         body = {"resolution": "never-placed", "order_id": order} | WHY
     headers = {"Authorization": "Bearer x", "Idempotency-Key": str(uuid4())}
+    if template.endswith("/callback"):
+        path += (
+            f"?alpha_panda_state={login_state(make_settings().api_jwt_secret, ADMIN.user_id or new_id(), utc_now())}"
+        )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
         answer = await client.request(method, path, json=None if method == "GET" else body, headers=headers)
     if template in NEEDS_NOBODY:
