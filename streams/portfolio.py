@@ -185,6 +185,9 @@ class BrokerPortfolio:
         self._dirty: set[PositionKey] = set()
         self._carried: dict[int, Mark] = {}
         self._marked: dict[PositionKey, Mark | None] = {}
+        self._untold: dict[PositionKey, tuple[UUID, UUID]] = {}
+        """The last fill of each position folded before the log was caught up with, and its correlation id: nobody knows whether the
+        process that was there before told of it."""
         self._outbox: dict[object, Envelope] = {}
         self._drift = DriftWatch(broker, DRIFT_S)
 
@@ -240,7 +243,10 @@ class BrokerPortfolio:
         self._dirty.add(position.key)
         self._drift.look(position)
         if self._caught_up.is_set():
+            self._untold.pop(position.key, None)
             self._post(position, envelope.id, envelope.correlation_id)
+        else:
+            self._untold[position.key] = (envelope.id, envelope.correlation_id)
 
     # marks and views -----------------------------------------------------------------------------------------
 
@@ -258,6 +264,12 @@ class BrokerPortfolio:
         mark = self._mark_of(position)
         self._marked[position.key] = mark
         self._queue(position, mark, ids.derive(cause, EventType.PNL_SNAPSHOT), correlation_id, cause)
+
+    def _post_untold(self) -> None:
+        """Queue the snapshots of fills that came while no portfolio ran. Where one was published already, this is it again, by its id."""
+        for key, (cause, correlation_id) in self._untold.items():
+            self._post(self._fold.positions[key], cause, correlation_id)
+        self._untold.clear()
 
     def _post_moved(self) -> list[PositionKey]:
         """Queue a snapshot of every open position whose mark moved since its last one; their keys."""
@@ -295,6 +307,7 @@ class BrokerPortfolio:
         """Write at each fill and once a second where marks moved; everything when Redis was emptied or the day rolled."""
         await self._caught_up.wait()
         await self._carry_marks(store)
+        self._post_untold()
         whole = True
         day = self._moment().trading_day
         next_beat = 0.0

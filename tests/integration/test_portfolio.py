@@ -129,6 +129,35 @@ async def test_snapshots_follow_each_fill_and_each_moved_mark(
         await reader.stop()
 
 
+async def test_fills_that_came_while_no_portfolio_ran_get_their_snapshot(
+    settings: Settings, producer: EventProducer, strategy: str, tmp_path: Path
+) -> None:
+    """The last word on a position is never that of before an outage: a position closed meanwhile moves no more mark."""
+    reader = LogReader(settings, client_id="test", topics=[topics.pnl_snapshots(Broker.PAPER)])
+    await reader.start("latest")
+    seen: list[PnlSnapshot] = []
+
+    async def snapshots() -> list[PnlSnapshot]:
+        for record in await reader.read(0.2):
+            data = decode(record.value).data
+            if isinstance(data, PnlSnapshot) and data.strategy_id == strategy:
+                seen.append(data)
+        return seen
+
+    journal = FakeJournal()
+    try:
+        async with running("portfolio", main, settings, tmp_path):
+            await send_fills(producer, Broker.PAPER, journal.fill(strategy_id=strategy, name=f"{strategy}1"))
+            await eventually(snapshots, lambda rows: bool(rows) and rows[-1].quantity == 10)
+        closing = journal.fill(Side.SELL, 10, D(103), strategy_id=strategy, name=f"{strategy}2", at_s=1)
+        await send_fills(producer, Broker.PAPER, closing)
+        async with running("portfolio", main, settings, tmp_path):
+            await eventually(snapshots, lambda rows: rows[-1].quantity == 0)
+        assert seen[-1].realized_pnl != 0
+    finally:
+        await reader.stop()
+
+
 async def test_an_emptied_redis_is_filled_again_without_a_restart(
     settings: Settings, producer: EventProducer, cache: Redis, strategy: str, tmp_path: Path
 ) -> None:
