@@ -149,7 +149,7 @@ class BrokerCalls:
             known = await self.journal.broker_order_ids(send["account"], send["trading_day"])
             book = await self.reader.book(not_before=time.monotonic())
             tag = send["tag"]
-            row = next((row for row in book.rows if tag in row.tags), None)
+            row = await self._with_tag(tag, book)
             if row is None:
                 return await self._still_absent(found, look, book, known)
             log.info("found by its tag", broker_order_id=row.broker_order_id, tag=tag)
@@ -157,6 +157,15 @@ class BrokerCalls:
                 look.order_id, look.send_no, row.broker_order_id, "found in the book by its tag"
             )
             return await self._fold(look, row)
+
+    async def _with_tag(self, tag: str, book: Book) -> BookRow | None:
+        """Its row in the book; of a past day, which the book does not list, by the id that the tag leads to."""
+        row = next((row for row in book.rows if tag in row.tags), None)
+        id_of_tag = self.trader.profile.id_of_tag
+        if row is not None or id_of_tag is None:
+            return row
+        name = id_of_tag(tag)
+        return (await self.reader.orders([name], not_before=time.monotonic())).get(name)
 
     @asynccontextmanager
     async def _in_sight(self) -> AsyncIterator[None]:

@@ -29,6 +29,12 @@ from core.trading.types import Broker, OrderType, Validity
 ANSWER_S = 7.0
 """Most we wait for the database to answer an order command, in seconds."""
 
+
+def broker_order_id(tag: str) -> str:
+    """The paper exchange's id of the order with this tag: derived, so that placing twice names one order."""
+    return f"P{tag}"
+
+
 UNLIMITED = BrokerProfile(
     per_second=None,
     per_second_reserved=0,
@@ -38,13 +44,9 @@ UNLIMITED = BrokerProfile(
     per_day_reserved=0,
     modifications=MODIFICATIONS,
     reads_by_id=True,
+    id_of_tag=broker_order_id,
     empty_book_proves=True,  # a table, read by one statement
 )
-
-
-def broker_order_id(tag: str) -> str:
-    """The paper exchange's id of the order with this tag: derived, so that placing twice names one order."""
-    return f"P{tag}"
 
 
 class PaperTrader:

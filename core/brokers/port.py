@@ -6,7 +6,7 @@ OutcomeUnknown (the book must tell), SessionExpired (waits for a login), Transie
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
@@ -139,6 +139,8 @@ class BrokerProfile:
     """CNC positions become holdings overnight and leave the positions (kite.trade/docs/connect/v3/portfolio)."""
     empty_book_proves: bool = False
     """Its book cannot be empty by mistake: then an empty one counts as evidence of absence."""
+    id_of_tag: Callable[[str], str] | None = None
+    """The broker order id that a tag leads to, where the broker derives it: an order of a past day can then be asked for by it."""
     commands_per_second: int | None = None
     """Cancels and modifies together: counted apart from orders, with the reads."""
 

@@ -130,18 +130,20 @@ class Journal:
 
     async def find_by_hint(self, broker_order_id: str, tag: str | None) -> HintedOrder | None:
         """Our order behind a broker's id or our tag, which goes before the id; None for orders that are not ours."""
+        named = [SENDS.c.tag == tag] if tag else []  # its index is unique, and hardly an update comes without it
         async with transient("looking up a broker order"), self.engine.connect() as connection:
-            by_tag = SENDS.c.tag == tag
-            row = (
-                await connection.execute(
+            for condition in (*named, SENDS.c.broker_order_id == broker_order_id):
+                found = await connection.execute(
                     select(ORDERS.c.order_id, ORDERS.c.correlation_id, _NOBODY_FOLLOWS.label("late"))
                     .join(SENDS, SENDS.c.order_id == ORDERS.c.order_id)
-                    .where(or_(SENDS.c.broker_order_id == broker_order_id, by_tag))
-                    .order_by(by_tag.desc().nulls_last(), SENDS.c.claimed_at.desc())
+                    .where(condition)
+                    .order_by(SENDS.c.claimed_at.desc())
                     .limit(1)
                 )
-            ).one_or_none()
-            return None if row is None else HintedOrder(row.order_id, row.correlation_id, bool(row.late))
+                row = found.one_or_none()
+                if row is not None:
+                    return HintedOrder(row.order_id, row.correlation_id, bool(row.late))
+        return None
 
     async def broker_order_ids(self, account: str, day: date) -> set[str]:
         """Every broker order the journal knows for a trading day: a healthy book holds all of them."""

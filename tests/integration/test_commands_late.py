@@ -24,7 +24,7 @@ from core.trading.commands import CommandKind
 from core.trading.orders import SeenOrder
 from core.trading.types import Broker, Intent, OrderStatus, SendState, Side
 from tests.integration.command_world import CommandWorld, ToldTrader, listed, row
-from tests.journal_world import ACCOUNT, trade
+from tests.journal_world import trade
 
 pytestmark = pytest.mark.stack
 
@@ -163,18 +163,19 @@ async def test_a_late_exit_row_that_has_ended_keeps_its_room_until_its_trades_ar
 async def test_a_late_row_whose_day_is_over_holds_no_exit_back_any_more(world: CommandWorld) -> None:
     """Its trades were never listed and its book is gone: without this its position could never be closed by us."""
     await world.hold(Side.BUY, 10)
-    order_id, name = await given_up(world, side=Side.SELL, intent=Intent.EXIT)
+    account = f"L{world.instance[-12:]}"
+    order_id, name = await given_up(world, side=Side.SELL, intent=Intent.EXIT, account=account)
     world.trader.rows[name] = row(
         name, "COMPLETE", side=Side.SELL, filled_quantity=10, tags=(ids.order_tag(order_id, 1),)
     )
     await world.adopt(name)
     today = trading_day(utc_now())
-    assert await world.commands.end_past_late(ACCOUNT, today) == []
+    assert await world.commands.end_past_late(account, today) == []
     assert (await world.claim(order_id, 2)).result is ClaimResult.IN_DOUBT
     async with world.engine.begin() as connection:
         yesterday = {"trading_day": today - timedelta(days=1)}
         await connection.execute(update(SENDS).where(SENDS.c.tag == ids.order_tag(order_id, 1)).values(**yesterday))
-    assert await world.commands.end_past_late(ACCOUNT, today) == [order_id]
+    assert await world.commands.end_past_late(account, today) == [order_id]
     assert "its day ended" in (await world.sends(order_id))[0]["answer"]
     assert (await world.claim(order_id, 2)).quantity == 10
 

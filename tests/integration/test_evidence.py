@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
@@ -11,7 +11,8 @@ import pytest
 from sqlalchemy import update
 from temporalio.testing import ActivityEnvironment
 
-from core.brokers.port import Book
+from core import ids
+from core.brokers.port import Book, BookRow
 from core.clock import trading_day, utc_now
 from core.config import Settings
 from core.order_work import OrderView
@@ -76,3 +77,21 @@ async def test_empty_books_prove_nothing_and_call_a_person_and_books_that_list_a
     trader.book_rows = (row("FOREIGN"),)
     proven: OrderView = await ActivityEnvironment().run(at.look_up_by_tag, look(leave, None))
     assert (proven.status, proven.send_no) == (OrderStatus.PENDING, 2), "the exit goes on by itself"
+
+
+async def test_an_order_of_yesterday_is_found_where_its_tag_leads_to_its_id(world: JournalWorld) -> None:
+    """The paper exchange forgets nothing at the day's roll; its book of today lists today's orders."""
+    account = f"E{world.instance[-12:]}"
+    entry = await lost(world, 400, account, Intent.ENTRY)
+    name = f"P{ids.order_tag(entry, 1)}"
+
+    class Remembers(ToldTrader):
+        async def orders(self, broker_order_ids: Sequence[str]) -> dict[str, BookRow]:
+            return {one: row(one, "OPEN") for one in broker_order_ids if one == name}
+
+    trader = Remembers()
+    trader.profile = replace(trader.profile, id_of_tag=lambda tag: f"P{tag}", reads_by_id=True)
+    at = calls(world, trader)
+    at.proof = world.logged_in(account)
+    found: OrderView = await ActivityEnvironment().run(at.look_up_by_tag, look(entry, None))
+    assert (found.status, found.broker_order_id) == (OrderStatus.ACKED, name)
