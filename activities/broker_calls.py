@@ -10,13 +10,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date
 from typing import Any
 
 import structlog
 from temporalio import activity
-from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from activities.again import again
 from activities.heartbeats import beating
 from core import failpoints, logging, metrics, order_work
 from core.brokers.pacer import Pacer, Turn
@@ -106,7 +106,7 @@ class BrokerCalls:
             self._needs_session()
             turn = await self.pacer.acquire(urgent=found.intent is Intent.EXIT, timeout_s=place.durations.pacer_wait)
             if turn is None:
-                raise _again("PacerBusy", "no token of the broker's rate limit became free")
+                raise again("PacerBusy", "no token of the broker's rate limit became free")
             leave = _Leave(turn)
             try:
                 if found.intent is Intent.EXIT and self.holds_back is not None:
@@ -175,7 +175,7 @@ class BrokerCalls:
                 async with asyncio.timeout(LOOK_WAIT_S):
                     await self.looking.acquire()
             except TimeoutError:
-                raise _again("LooksBusy", f"{LOOKS} looks are in flight", LOOK_AGAIN_S) from None
+                raise again("LooksBusy", f"{LOOKS} looks are in flight", LOOK_AGAIN_S) from None
             try:
                 yield
             finally:
@@ -185,12 +185,12 @@ class BrokerCalls:
         """What the book of another account or target does not list says nothing."""
         elsewhere = decided_elsewhere(found.order, self.proof)
         if elsewhere is not None:
-            raise _again("WRONG_ACCOUNT", f"put KITE_TARGET and KITE_USER_ID back: {elsewhere}", 30.0)
+            raise again("WRONG_ACCOUNT", f"put KITE_TARGET and KITE_USER_ID back: {elsewhere}", 30.0)
 
     def _needs_session(self) -> None:
         why = self.waits_for()
         if why is not None:
-            raise _again("SESSION_EXPIRED", why)
+            raise again("SESSION_EXPIRED", why)
 
     # sending -----------------------------------------------------------------------------------------------------
 
@@ -217,12 +217,12 @@ class BrokerCalls:
         if not self.calendar.phase(kind, now).is_open:
             opens = self.calendar.next_open(kind, now)
             wait = min(max((opens - now).total_seconds(), 1.0), 600.0)
-            raise _again("SessionClosed", f"the session is closed; an exit waits for {opens.isoformat()}", wait)
+            raise again("SessionClosed", f"the session is closed; an exit waits for {opens.isoformat()}", wait)
         return None
 
     async def _in_turn(self, found: JournalOrder, place: PlaceInput, leave: _Leave) -> JournalOrder:
         if _stopping():
-            raise _again("Stopping", "this worker stops before the claim; the next one sends")
+            raise again("Stopping", "this worker stops before the claim; the next one sends")
         if found.intent is Intent.ENTRY:  # again: it may have grown too old while it waited for its turn
             ended = await self._ended_unsent(found)
             if ended is not None:
@@ -256,15 +256,15 @@ class BrokerCalls:
 
     async def _not_claimed(self, found: JournalOrder, place: PlaceInput, claim: Claim) -> JournalOrder:
         if claim.result is ClaimResult.NOT_OURS:
-            raise _again("LeaseLost", "another process holds the broker's lease now", 1.0)
+            raise again("LeaseLost", "another process holds the broker's lease now", 1.0)
         if claim.result is ClaimResult.ALREADY:
             return await self._claimed_before(place)
         if claim.soon:
-            raise _again("EntryBeingSent", claim.told, 0.2)
+            raise again("EntryBeingSent", claim.told, 0.2)
         if claim.result is ClaimResult.WAITS:
-            raise _again("OthersWork", claim.told)
+            raise again("OthersWork", claim.told)
         if claim.result is ClaimResult.IN_DOUBT and found.intent is Intent.ENTRY:  # again, until it is too old
-            raise _again("InstrumentInDoubt", claim.told, 1.0)
+            raise again("InstrumentInDoubt", claim.told, 1.0)
         if claim.result is ClaimResult.IN_DOUBT:
             raise _InDoubt(claim.told)
         if claim.result is ClaimResult.ELSEWHERE:
@@ -298,7 +298,7 @@ class BrokerCalls:
             elif refusal.code != "RATE_LIMITED":  # trying again for hours must not use up the day
                 self.pacer.give_back(leave.turn, left=True)
             await self.journal.release(place.order_id, place.send_no, answer)
-            raise _again(refusal.code, f"not placed: {answer}") from refusal
+            raise again(refusal.code, f"not placed: {answer}") from refusal
         except OutcomeUnknown as doubt:
             log.warning("sent, no answer", reason=str(doubt))
             return await self.journal.unknown(place.order_id, place.send_no, str(doubt))
@@ -451,9 +451,3 @@ def _request(found: JournalOrder, quantity: int, deadline: float) -> PlaceReques
 def _stopping() -> bool:
     """A worker that was asked to stop has no time for the broker's answer to a send it has not begun."""
     return activity.is_worker_shutdown()
-
-
-def _again(kind: str, message: str, seconds: float | None = None) -> ApplicationError:
-    """Nothing was sent: Temporal tries the activity again, after `seconds` or by its own growing intervals."""
-    delay = None if seconds is None else timedelta(seconds=seconds)
-    return ApplicationError(message, type=kind, next_retry_delay=delay, category=ApplicationErrorCategory.BENIGN)

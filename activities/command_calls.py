@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import structlog
 from temporalio import activity
-from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+from temporalio.exceptions import ApplicationError
 
+from activities.again import again
 from activities.broker_calls import view
 from activities.heartbeats import beating
 from core import failpoints, logging, order_work
@@ -105,7 +105,7 @@ class CommandCalls:
         try:
             row = await self._row(found.send["broker_order_id"])
         except Unreadable as why:
-            raise _again("BookUnreadable", f"the broker's book cannot be read: {why}") from why
+            raise again("BookUnreadable", f"the broker's book cannot be read: {why}") from why
         if row is None:
             return await self._ended(
                 record, found, "sent, and the book of its day is gone: nobody can tell if it came in time"
@@ -470,13 +470,7 @@ class CommandCalls:
 
 def _lease_lost() -> ApplicationError:
     """Nothing was sent: Temporal tries the activity again, on the process that holds the lease then."""
-    return _again("LeaseLost", "another process holds the broker's lease now", 1.0)
-
-
-def _again(kind: str, message: str, seconds: float | None = None) -> ApplicationError:
-    """Temporal tries the activity again, after `seconds` or by its own growing intervals."""
-    delay = None if seconds is None else timedelta(seconds=seconds)
-    return ApplicationError(message, type=kind, next_retry_delay=delay, category=ApplicationErrorCategory.BENIGN)
+    return again("LeaseLost", "another process holds the broker's lease now", 1.0)
 
 
 def _done(found: JournalOrder, told: str) -> CommandResult:

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
-
+from activities.again import again
 from activities.kill_holdings import CLAIMED, holdings, in_scope, key_at_broker, key_of, left
 from core import kill_work
 from core.brokers.port import BookRow, Trader
@@ -42,11 +41,7 @@ class ExitBounds:
             if told is None and order["source"] == kill_work.SOURCE:
                 told = await self._past_the_net(order)
         except (BrokerError, Transient) as error:
-            raise ApplicationError(
-                f"the account cannot be read before an exit: {error}",
-                type=type(error).__name__,
-                category=ApplicationErrorCategory.BENIGN,
-            ) from error
+            raise again(type(error).__name__, f"the account cannot be read before an exit: {error}") from error
         return told
 
     async def _flattened(self, order: dict[str, Any]) -> str | None:

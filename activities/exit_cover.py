@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import func, select
-from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from activities.again import again
 from core.brokers.port import Trader
 from core.errors import BrokerError, Transient
 from core.storage.claims import WORKING
@@ -36,10 +36,9 @@ class ExitCover:
         try:
             positions = await self.trader.positions()
         except (BrokerError, Transient) as error:
-            raise ApplicationError(
+            raise again(
+                type(error).__name__,
                 f"the account cannot be read before an exit of what may be closed already: {error}",
-                type=type(error).__name__,
-                category=ApplicationErrorCategory.BENIGN,
             ) from error
         net = sum(row.quantity for row in positions if LineKey(row.exchange, row.tradingsymbol, row.product) == line)
         left = max(-net * Side(order["side"]).sign, 0) - await self._taken(order)

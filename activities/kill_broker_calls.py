@@ -14,8 +14,8 @@ from typing import Any
 
 import structlog
 from temporalio import activity
-from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from activities.again import again
 from activities.heartbeats import beating
 from activities.kill_holdings import key_of
 from core import kill_work, logging
@@ -107,7 +107,7 @@ class KillBrokerCalls:
             positions = await self.trader.positions()
             book = await self.reader.book(not_before=time.monotonic())
         except (BrokerError, Transient) as error:
-            raise _again(type(error).__name__, f"the account cannot be read: {error}") from error
+            raise again(type(error).__name__, f"the account cannot be read: {error}") from error
         unbooked = tuple(
             AccountUnbooked(
                 order_id=send.order_id,
@@ -161,7 +161,7 @@ class KillBrokerCalls:
         told: list[str] = []
         for row in rows:
             if not await self.pacer.acquire(urgent=True):
-                raise _again("PacerBusy", "no token of the broker's rate limit became free")
+                raise again("PacerBusy", "no token of the broker's rate limit became free")
             try:
                 await self.trader.cancel(row.broker_order_id)
                 log.warning("cancel of a foreign order asked", broker_order_id=row.broker_order_id, what=_what(row))
@@ -176,7 +176,7 @@ class KillBrokerCalls:
             return wanted
         turn = await self.pacer.acquire(urgent=True)
         if turn is None:
-            raise _again("PacerBusy", "no token of the broker's rate limit became free")
+            raise again("PacerBusy", "no token of the broker's rate limit became free")
         wanted = await self._wanted(kill, key, await self._see(kill.account))
         if isinstance(wanted, _Wanted):
             return await self._send(kill, wanted)
@@ -274,7 +274,3 @@ def _name(row: BrokerPosition | BookRow) -> str:
 
 def _what(row: BookRow) -> str:
     return f"{row.side} {row.quantity - row.filled_quantity} {_name(row)} {row.product} {row.status}"
-
-
-def _again(kind: str, message: str) -> ApplicationError:
-    return ApplicationError(message, type=kind, category=ApplicationErrorCategory.BENIGN)
