@@ -166,7 +166,7 @@ def _secrets(system: System, more: dict[str, str]) -> dict[str, str]:
     found = {
         name: value.get_secret_value()
         for name in type(settings).model_fields
-        if isinstance(value := getattr(settings, name), SecretStr)
+        if isinstance(value := getattr(settings, name), SecretStr) and value.get_secret_value()
     }
     session = json.loads(settings.session_file.read_text())
     return found | {"Kite's access token": session["access_token"]} | more

@@ -154,7 +154,7 @@ async def test_what_is_asked_wrongly_is_a_problem_that_says_what_to_do(api: http
     assert_problem(await api.get("/api/v1/orders", params={"cursor": "zzz"}), 422, "begin again without one")
     assert_problem(await api.get("/api/v1/orders", params={"since": "2026-10-07T09:15:00"}), 422, "zone")
     assert_problem(await api.get("/nothing"), 404, "Not Found")
-    assert_problem(await api.post("/api/v1/orders"), 405, "Method Not Allowed")
+    assert_problem(await api.put("/api/v1/orders"), 405, "Method Not Allowed")
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:28000", "localhost.evil.example", ""])
