@@ -24,10 +24,11 @@ from core.storage.redis import PortfolioStore, ReadModel
 from core.temporal import connect
 from core.trading.types import Broker
 from tests.chaos.books import BookOrder, Fault, faults, paper_book, sandbox_book
-from tests.chaos.world import World
+from tests.chaos.world import World, until
 
 READ_S = 1.0
 CAUGHT_UP_S = 30.0
+SNAPSHOTS_S = 10.0
 STEP_S = 0.5
 
 PositionName = tuple[str, str, str]
@@ -80,6 +81,7 @@ async def gather(world: World) -> dict[Broker, Facts]:
     found = {}
     for broker in Broker:
         model, behind = await _model(world, broker)
+        await until(lambda broker=broker: _views_caught_up(world, broker), CAUGHT_UP_S, STEP_S)  # type: ignore[misc]
         found[broker] = Facts(
             broker,
             [],
@@ -88,7 +90,7 @@ async def gather(world: World) -> dict[Broker, Facts]:
             workflows,
             model=model,
             model_behind=behind,
-            snapshots=await _snapshots(world, broker),
+            snapshots=await _snapshots(world, broker, model),
             round=world.rounds.get(broker),
         )
     found[Broker.PAPER].book = await paper_book(world)
@@ -136,8 +138,29 @@ async def _log(world: World, broker: Broker) -> dict[UUID, list[tuple[str, Envel
     return found
 
 
-async def _snapshots(world: World, broker: Broker) -> dict[PositionName, PnlSnapshot]:
-    """The last snapshot of each position: all of a position lie in one partition, in order."""
+async def _views_caught_up(world: World, broker: Broker) -> bool:
+    """Whether people are shown every order where the journal has it: the log gets there within seconds."""
+    rows = await world.try_sql(
+        f"""SELECT count(*) AS behind FROM {broker}.orders o LEFT JOIN {broker}.view_orders v USING (order_id)
+            WHERE o.order_seq > 0 AND v.order_seq IS DISTINCT FROM o.order_seq"""
+    )
+    return rows is not None and rows[0]["behind"] == 0
+
+
+async def _snapshots(world: World, broker: Broker, model: ReadModel | None) -> dict[PositionName, PnlSnapshot]:
+    """The last snapshot of each position. One that Redis is ahead of is given a moment: it is queued with the write to Redis."""
+    views = {(key[0], key[1], key[2].value): view for key, view in model.positions.items()} if model else {}
+    end = time.monotonic() + SNAPSHOTS_S
+    while True:
+        found = await _last_snapshots(world, broker)
+        behind = [name for name, view in views.items() if name not in found or found[name].charges != view.charges]
+        if not behind or time.monotonic() > end:
+            return found
+        await asyncio.sleep(STEP_S)
+
+
+async def _last_snapshots(world: World, broker: Broker) -> dict[PositionName, PnlSnapshot]:
+    """The last one of each position: all of a position lie in one partition, in order."""
     last: dict[bytes | None, bytes | None] = {}
     async for record in _whole(world, [topics.pnl_snapshots(broker)]):
         last[record.key] = record.value
