@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from core.errors import ConfigError
@@ -123,8 +123,9 @@ class Settings(BaseSettings):
 
     @field_validator("*", mode="after")
     @classmethod
-    def _is_no_placeholder(cls, value: Any) -> Any:
-        if isinstance(value, SecretStr) and _PLACEHOLDER.search(value.get_secret_value()):
+    def _is_no_placeholder(cls, value: Any, info: ValidationInfo) -> Any:
+        ours = str(info.field_name).endswith(("_password", "_secret"))
+        if ours and isinstance(value, SecretStr) and _PLACEHOLDER.search(value.get_secret_value()):
             raise ValueError(
                 "is a placeholder, not a secret: `make setup` writes a generated one where the line is gone"
             )
