@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
@@ -61,15 +61,15 @@ class _InDoubt(Exception):
     """An exit was not claimed: another order of its position is in doubt, so nobody knows what is left to exit."""
 
 
-LOOKS = 48
-"""Looks and look-ups in flight at most: they wait for the broker's reads, which they share, and cost next to nothing meanwhile."""
+LOOKS = 12
+"""Looks and look-ups in flight at most: more at once would keep the process from its heartbeats on a busy machine."""
 
-LOOK_WAIT_S = 0.2
+LOOK_WAIT_S = 1.0
 """Longest wait of one more; then Temporal brings it again in LOOK_AGAIN_S. It holds a slot that an exit may need."""
 
-LOOK_AGAIN_S = 1.0
+LOOK_AGAIN_S = 2.0
 
-FOLDS = 6
+FOLDS = 4
 """Looks that write to the journal at once: connections are left to those who send."""
 
 
@@ -104,7 +104,8 @@ class BrokerCalls:
             if ended is not None:
                 return self._report(ended)
             self._needs_session()
-            turn = await self.pacer.acquire(urgent=found.intent is Intent.EXIT, timeout_s=place.durations.pacer_wait)
+            urgent, wait = found.intent is Intent.EXIT, place.durations.pacer_wait
+            turn = await self.pacer.acquire(urgent=urgent, timeout_s=wait, holds=True)
             if turn is None:
                 raise again("PacerBusy", "no token of the broker's rate limit became free")
             leave = _Leave(turn)
@@ -118,7 +119,9 @@ class BrokerCalls:
                 log.warning("an exit waits", reason=str(doubt))
                 return view(found, waits=str(doubt))
             finally:
-                if not leave.used:
+                if leave.used:
+                    self.pacer.answered(turn)
+                else:
                     self.pacer.give_back(turn)
 
     @activity.defn(name=order_work.LOOK_AT_BOOK)
@@ -276,7 +279,7 @@ class BrokerCalls:
         self, found: JournalOrder, place: PlaceInput, claim: Claim, deadline: float, leave: _Leave
     ) -> JournalOrder:
         """The one place where an order leaves. The claim is committed; whatever happens now is journalled."""
-        request = _request(found, claim.quantity, deadline)
+        request = replace(_request(found, claim.quantity, deadline), leaves=leave.turn.leaves)
         called = time.monotonic()
         metrics.order_step_seconds.labels(self.journal.broker.value, "tick_to_send").observe(
             seconds_since(found.order["origin_at"])

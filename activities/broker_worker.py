@@ -46,7 +46,7 @@ SLOTS = 8
 """Entries in flight: fewer than the journal has connections, so that no call waits for one past its heartbeat. The pacer, not
 this, holds the broker's limits."""
 
-URGENT_SLOTS = LOOKS + 16
+URGENT_SLOTS = LOOKS + 8
 """Calls in flight of the urgent queue: looks never fill them, so that an exit or a cancel always finds one."""
 
 GRACE = timedelta(seconds=8)

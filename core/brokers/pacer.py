@@ -1,6 +1,6 @@
 """The only limiter of order commands to a broker: how many may leave in any second, in any minute and in a day.
 
-Never lets more than `per_second` leave in any span of one second, so it holds for the calendar second of any server clock;
+Never lets more than `per_second` reach the broker in any span of one second, so it holds for the calendar second of any server clock;
 entries stop earlier than exits and cancels, by the reserve.
 """
 
@@ -24,27 +24,52 @@ SECOND_S = 1.0 + GUARD_S
 MINUTE_S = 60.0 + GUARD_S
 
 
+REACH_S = 0.5
+"""A command whose first byte has left reaches the broker within this, or before its answer."""
+
+LOOK_AGAIN_S = 0.02
+"""How soon it is looked again where room depends on commands that have not left yet."""
+
+
+@dataclass(slots=True, eq=False)
+class Turn:
+    """Leave to send one command, given `at` that moment of the pacer's clock (seconds) and on that trading day.
+
+    `reached` is when the command is at the broker at the latest. None: its asker holds it and has not sent yet; it counts all the while,
+    for a machine that stalls in between would else let the commands of several seconds leave in one.
+    """
+
+    at: float
+    day: date
+    reached: float | None
+
+    def leaves(self) -> None:
+        """The command's first byte leaves now. From any thread."""
+        self.reached = time.monotonic() + REACH_S
+
+
 @dataclass(slots=True)
 class _Window:
-    """Sends of the last `span_s` seconds, oldest first."""
+    """Sends of the last `span_s` seconds."""
 
     span_s: float
     limit: int | None
     reserved: int
-    sent: deque[float]
+    sent: list[Turn]
 
     def wait(self, now: float, urgent: bool) -> float:
         """Seconds until one more fits; 0 when it does now."""
         if self.limit is None:
             return 0.0
-        while self.sent and self.sent[0] <= now - self.span_s:
-            self.sent.popleft()
+        self.sent = [turn for turn in self.sent if turn.reached is None or turn.reached > now - self.span_s]
         room = self.limit if urgent else self.limit - self.reserved
         if room <= 0:
             return inf
         if len(self.sent) < room:
             return 0.0
-        return self.sent[len(self.sent) - room] + self.span_s - now
+        ends = sorted(inf if turn.reached is None else turn.reached + self.span_s - now for turn in self.sent)
+        wait = ends[len(self.sent) - room]
+        return LOOK_AGAIN_S if wait == inf else wait
 
 
 class Budget:
@@ -53,8 +78,8 @@ class Budget:
     def __init__(self, profile: BrokerProfile) -> None:
         self._profile = profile
         self._windows = (
-            _Window(SECOND_S, profile.per_second, profile.per_second_reserved, deque()),
-            _Window(MINUTE_S, profile.per_minute, profile.per_minute_reserved, deque()),
+            _Window(SECOND_S, profile.per_second, profile.per_second_reserved, []),
+            _Window(MINUTE_S, profile.per_minute, profile.per_minute_reserved, []),
         )
         self._day: date | None = None
         self._day_sent = 0
@@ -65,14 +90,14 @@ class Budget:
 
     def preload(self, now: float, today: date, ages_s: Iterable[float], sent_today: int) -> None:
         """Count what was sent before us: each send's age in seconds, and how many this trading day."""
-        sent = sorted(min(now - age, now) for age in ages_s)
+        sent = [Turn(moment, today, moment) for moment in sorted(min(now - age, now) for age in ages_s)]
         for window in self._windows:
             if window.limit is not None:
-                window.sent = deque(sent)
+                window.sent = list(sent)
         self._day, self._day_sent = today, sent_today
 
-    def take(self, now: float, today: date, *, urgent: bool) -> float:
-        """Take one token and return 0, or return the seconds to wait before asking again (inf: not today)."""
+    def take(self, now: float, today: date, *, urgent: bool, turn: Turn | None = None) -> float:
+        """Take one token and return 0, or return the seconds to wait before asking again (inf: not today). `turn` stands for it."""
         if today != self._day:
             self._day, self._day_sent = today, 0
         profile = self._profile
@@ -85,30 +110,27 @@ class Budget:
             return wait
         for window in self._windows:
             if window.limit is not None:
-                window.sent.append(now)
+                window.sent.append(turn or Turn(now, today, now))
         self._day_sent += 1
         return 0.0
 
-    def give_back(self, at: float, day: date, *, left: bool) -> None:
-        """The command of the token taken `at` that moment does not count for the day; nor for its second and minute, unless it left.
+    def give_back(self, turn: Turn, *, left: bool) -> None:
+        """This token's command does not count for the day; nor for its second and minute, unless it left.
 
         Exactly that token: were a later one forgotten instead, its own second would seem over too early.
         """
-        if day == self._day:
+        if turn.day == self._day:
             self._day_sent = max(self._day_sent - 1, 0)
         if left:
             return
         for window in self._windows:
-            if at in window.sent:  # else its time is over
-                window.sent.remove(at)
+            window.sent = [one for one in window.sent if one is not turn]
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """Leave to send one command: when it was given, in seconds of the pacer's clock, and on which trading day."""
-
-    at: float
-    day: date
+class _Asker:
+    turn: asyncio.Future[Turn]
+    holds: bool
 
 
 class Pacer:
@@ -123,7 +145,7 @@ class Pacer:
         self._budget = Budget(profile)
         self._clock = clock
         self._today = today
-        self._waiting: dict[bool, deque[asyncio.Future[Turn]]] = {True: deque(), False: deque()}
+        self._waiting: dict[bool, deque[_Asker]] = {True: deque(), False: deque()}
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -135,10 +157,14 @@ class Pacer:
         """On taking the lease, from the journal: the age in seconds of each send of the last minute, and how many today."""
         self._budget.preload(self._clock(), self._today(), ages_s, today)
 
-    async def acquire(self, urgent: bool, timeout_s: float = 2.0) -> Turn | None:
-        """Wait for leave to send one command. None: not within `timeout_s`, so do not send."""
+    async def acquire(self, urgent: bool, timeout_s: float = 2.0, *, holds: bool = False) -> Turn | None:
+        """Wait for leave to send one command. None: not within `timeout_s`, so do not send.
+
+        `holds`: the asker says when the command leaves (`Turn.leaves`), and must end its turn with `answered` or `give_back`; without,
+        it is taken to leave at once.
+        """
         turn: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
-        self._waiting[urgent].append(turn)
+        self._waiting[urgent].append(_Asker(turn, holds))
         self._serve()
         if turn.done():
             return turn.result()
@@ -157,7 +183,13 @@ class Pacer:
     def give_back(self, turn: Turn, *, left: bool = False) -> None:
         """The command did not leave, so that another may at once. `left`: it did, but reached no order desk: the day alone does
         not count it."""
-        self._budget.give_back(turn.at, turn.day, left=left)
+        self._budget.give_back(turn, left=left)
+        self._serve()
+
+    def answered(self, turn: Turn) -> None:
+        """What became of a held turn's command is known, or will be no better known: it is at the broker by now, if it left."""
+        now = self._clock()
+        turn.reached = now if turn.reached is None else min(turn.reached, now)
         self._serve()
 
     def _serve(self) -> None:
@@ -168,13 +200,14 @@ class Pacer:
         for urgent in (True, False):
             queue = self._waiting[urgent]
             while queue:
-                if queue[0].done():
+                if queue[0].turn.done():
                     queue.popleft()
                     continue
                 now, today = self._clock(), self._today()
-                wait = self._budget.take(now, today, urgent=urgent)
+                turn = Turn(now, today, None if queue[0].holds else now)
+                wait = self._budget.take(now, today, urgent=urgent, turn=turn)
                 if wait > 0:
                     if wait < inf:
                         self._timer = asyncio.get_running_loop().call_later(wait, self._serve)
                     return
-                queue.popleft().set_result(Turn(now, today))
+                queue.popleft().turn.set_result(turn)

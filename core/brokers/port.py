@@ -44,6 +44,8 @@ class PlaceRequest:
     price: Decimal | None
     trigger_price: Decimal | None
     deadline: float
+    leaves: Callable[[], None] | None = field(default=None, compare=False, repr=False)
+    """Called, in whatever thread, as the first byte leaves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,7 @@ class ZerodhaTrader:
             f"place {request.tag}",
             lambda kite: kite.place_order(variety=VARIETY, **_order(request)),
             write_by=request.deadline,
+            leaves=request.leaves,
         )
         if not answer or not isinstance(answer, str | int):
             raise OutcomeUnknown(f"place {request.tag}: the answer names no order: {answer!r}")
@@ -200,7 +201,14 @@ class ZerodhaTrader:
             self._client = (session, kite)
         return self._client[1]
 
-    async def _call(self, what: str, run: Callable[[KiteConnect], T], *, write_by: float | None = None) -> T:
+    async def _call(
+        self,
+        what: str,
+        run: Callable[[KiteConnect], T],
+        *,
+        write_by: float | None = None,
+        leaves: Callable[[], None] | None = None,
+    ) -> T:
         """Run one SDK call in a thread, within TOTAL_S.
 
         Raises:
@@ -209,7 +217,7 @@ class ZerodhaTrader:
         session = self._session(what)
         kite = self._kite(session)
         answer_by = time.monotonic() + TOTAL_S
-        call = Call(what, min(answer_by, write_by or answer_by), answer_by)
+        call = Call(what, min(answer_by, write_by or answer_by), answer_by, leaves)
         future = asyncio.get_running_loop().run_in_executor(self._threads, _in_thread, call, run, kite)
         future.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may wait for it any more
         try:

@@ -10,7 +10,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,10 +39,11 @@ _carrying = threading.Lock()
 class Call:
     """One request on its way. Whether its first byte left is decided once, under a lock, by the thread or its caller."""
 
-    def __init__(self, what: str, write_by: float, answer_by: float) -> None:
+    def __init__(self, what: str, write_by: float, answer_by: float, leaves: Callable[[], None] | None = None) -> None:
         self.what = what
         self.answer_by = answer_by
         self._write_by = write_by
+        self._leaves = leaves
         self._slept_s = slept_s()
         self._lock = threading.Lock()
         self._written = False
@@ -71,6 +72,8 @@ class Call:
                     f"{self.what}: the host slept before it was sent, its deadline says nothing any more"
                 )
             self._written = True
+        if self._leaves is not None:
+            self._leaves()
 
     def carried_by(self, connection: _Checked | None) -> None:
         """Called by the thread: the connection that carries this call's request from now on; None: it is over."""

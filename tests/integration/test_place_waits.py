@@ -57,10 +57,13 @@ class SlowTurn:
         self.seconds = seconds
         self.out = 0
 
-    async def acquire(self, urgent: bool, timeout_s: float) -> Turn:
+    async def acquire(self, urgent: bool, timeout_s: float, *, holds: bool) -> Turn:
         await asyncio.sleep(self.seconds)
         self.out += 1
-        return Turn(time.monotonic(), trading_day(utc_now()))
+        return Turn(time.monotonic(), trading_day(utc_now()), None)
+
+    def answered(self, turn: Turn) -> None:
+        assert self.out == 1
 
     def give_back(self, turn: Turn, *, left: bool = False) -> None:
         self.out -= 1

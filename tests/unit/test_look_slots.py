@@ -12,7 +12,7 @@ import pytest
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-from activities.broker_calls import LOOKS, BrokerCalls
+from activities.broker_calls import LOOK_AGAIN_S, LOOK_WAIT_S, LOOKS, BrokerCalls
 from activities.broker_worker import URGENT_SLOTS
 from core.brokers.pacer import Pacer
 from core.brokers.zerodha import LIMITS
@@ -57,10 +57,10 @@ async def test_one_look_too_many_makes_room_in_a_moment_and_comes_again() -> Non
     await asyncio.wait_for(reader.all_ask.wait(), 5)
     began = time.monotonic()
     more = await asyncio.gather(*(look(at) for _ in range(URGENT_SLOTS)), return_exceptions=True)
-    assert time.monotonic() - began < 2, "whoever holds a slot that an exit may need gives it back soon"
+    assert time.monotonic() - began < LOOK_WAIT_S + 1, "whoever holds a slot that an exit may need gives it back soon"
     for refusal in more:
         assert isinstance(refusal, ApplicationError)
-        assert (refusal.type, refusal.next_retry_delay) == ("LooksBusy", timedelta(seconds=1))
+        assert (refusal.type, refusal.next_retry_delay) == ("LooksBusy", timedelta(seconds=LOOK_AGAIN_S))
     assert reader.asking == LOOKS
     reader.back.set()
     ended = await asyncio.gather(*hung, return_exceptions=True)

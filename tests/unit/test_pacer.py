@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.brokers.pacer import Budget, Pacer
+from core.brokers.pacer import REACH_S, Budget, Pacer, Turn
 from core.brokers.paper import UNLIMITED
 from core.brokers.port import BrokerProfile
 from core.brokers.zerodha import LIMITS, limits
@@ -128,10 +128,17 @@ async def test_urgent_ones_go_before_those_who_waited_longer() -> None:
     assert order == ["exit", "entry"]
 
 
+def taken_at(budget: Budget, now: float) -> Turn:
+    turn = Turn(now, DAY, now)
+    assert budget.take(now, DAY, urgent=False, turn=turn) == 0
+    return turn
+
+
 def test_a_token_whose_command_never_left_counts_for_nothing() -> None:
     budget = Budget(replace(LIMITS, per_second=2, per_second_reserved=0, per_minute=3, per_minute_reserved=0))
-    assert [budget.take(at, DAY, urgent=False) for at in (100.0, 100.4)] == [0.0, 0.0]
-    budget.give_back(100.0, DAY, left=False)
+    first = taken_at(budget, 100.0)
+    taken_at(budget, 100.4)
+    budget.give_back(first, left=False)
     assert budget.day_sent == 1
     assert budget.take(100.5, DAY, urgent=False) == 0, "its second is free"
     assert budget.take(100.6, DAY, urgent=False) == pytest.approx(0.85), "the one of 100.4 still counts, to its end"
@@ -141,17 +148,16 @@ def test_a_token_whose_command_never_left_counts_for_nothing() -> None:
 
 def test_a_command_that_left_but_reached_no_order_desk_counts_for_its_second_alone() -> None:
     budget = Budget(replace(LIMITS, per_second=1, per_second_reserved=0))
-    assert budget.take(100.0, DAY, urgent=False) == 0
-    budget.give_back(100.0, DAY, left=True)
+    budget.give_back(taken_at(budget, 100.0), left=True)
     assert budget.day_sent == 0
     assert budget.take(100.5, DAY, urgent=False) == pytest.approx(0.55)
 
 
 def test_a_token_of_yesterday_makes_no_room_today() -> None:
     budget = Budget(LIMITS)
-    assert budget.take(100.0, DAY, urgent=True) == 0
+    yesterdays = taken_at(budget, 100.0)
     assert budget.take(103.0, DAY + timedelta(days=1), urgent=True) == 0
-    budget.give_back(100.0, DAY, left=False)
+    budget.give_back(yesterdays, left=False)
     assert budget.day_sent == 1
 
 
@@ -162,14 +168,50 @@ def test_what_leaves_keeps_the_second_whatever_is_given_back(
     budget, now, left = Budget(LIMITS), 100.0, []
     for number, (gap, urgent, patience) in enumerate(steps):
         now += gap
-        if budget.take(now, DAY, urgent=urgent) == 0:
+        turn = Turn(now, DAY, now)
+        if budget.take(now, DAY, urgent=urgent, turn=turn) == 0:
             if number in unsent:
-                budget.give_back(now, DAY, left=False)
+                budget.give_back(turn, left=False)
             else:
                 left.append(now)
         now += patience / 20
     assert most_in(left, 1.0) <= 8
     assert budget.day_sent == len(left)
+
+
+stalls = st.lists(st.tuples(st.floats(0, 0.3), st.floats(0, 4), st.floats(0, REACH_S)), min_size=20, max_size=60)
+"""Asks: time since the one before, how long the command took to leave after its turn was given, and how long to the broker."""
+
+
+@given(stalls)
+def test_commands_held_up_on_their_way_out_never_reach_the_broker_in_one_second(
+    asks: list[tuple[float, float, float]],
+) -> None:
+    """A machine that stalls: the turns of several seconds wait, and their commands leave together."""
+    budget, now, reached = Budget(LIMITS), 100.0, []
+    under_way: list[tuple[float, Turn]] = []
+    for gap, stall, way in asks:
+        now += gap
+        for leaves, one in under_way:
+            if leaves <= now and one.reached is None:
+                one.reached = leaves + REACH_S
+        turn = Turn(now, DAY, None)
+        if budget.take(now, DAY, urgent=True, turn=turn) == 0:
+            under_way.append((now + stall, turn))
+            reached.append(now + stall + way)
+    assert most_in(sorted(reached), 1.0) <= 8
+
+
+async def test_a_held_turn_counts_until_its_command_has_reached_the_broker() -> None:
+    pacer = Pacer(narrow())
+    held = await pacer.acquire(urgent=False, holds=True)
+    assert held is not None
+    assert not await pacer.acquire(urgent=False, timeout_s=1.2), "it has not left yet"
+    held.leaves()
+    began = time.monotonic()
+    pacer.answered(held)
+    assert await pacer.acquire(urgent=False, timeout_s=5)
+    assert 0.9 < time.monotonic() - began < 2, "a second after the answer"
 
 
 async def test_a_token_given_back_goes_to_the_next_at_once() -> None:
