@@ -119,14 +119,25 @@ async def _work(settings: Settings, yes: bool) -> _Found:
     async with _opened(settings) as stores:
         _refuse([f"the holder of lease {name}" for name in await _leases(stores)])
         known, present = await log_copy.marked_log(stores.config), rebuild.log_id(settings)
-        names = await _stale(settings, stores, known != present)
-        if yes:  # first: whoever dies after it leaves no offsets rather than wrong ones
+        half = rebuild.half_made(present)
+        new_log = known not in (None, present, half)
+        events = await _fill(settings, stores, False)
+        lost = frozenset(topic for topic, count in events.lacking.items() if count)
+        moved = bool(lost) or known != present
+        names = await _stale(settings, stores, lost, all_of_them=known != present)
+        groups = await rebuild.wrong_offsets(settings, lost, new_log=new_log)
+        if yes:  # offsets first: whoever dies after it leaves none rather than wrong ones, and a log that no service starts on
             await log_copy.forget_checkpoints(stores.config, names)
-        events = await _fill(settings, stores, yes)
-        groups = await _groups(settings, stores, moved=known != present or events.lacking.total() > 0)
-        if yes:
+            if moved:
+                await log_copy.mark_log(stores.config, half)
             rebuild.commit(settings, groups)
+            events = await _fill(settings, stores, True)
+        started = await _past_what_was_started(settings, stores) if moved else []
+        if yes:
+            rebuild.commit(settings, started)
             await log_copy.mark_log(stores.config, present)
+        beside = {(row.group, row.topic) for row in started}
+        groups = [row for row in groups if (row.group, row.topic) not in beside] + started
         return _Found(known, present, events, tuple(names), tuple(groups))
 
 
@@ -140,8 +151,8 @@ async def _leases(stores: _Stores) -> list[str]:
     return held
 
 
-async def _stale(settings: Settings, stores: _Stores, new_log: bool) -> list[str]:
-    """Checkpoints whose offsets are another log's: all of them on a new log, else those past its end.
+async def _stale(settings: Settings, stores: _Stores, lost: frozenset[str], *, all_of_them: bool) -> list[str]:
+    """Checkpoints with an offset past the end of the log, or in a topic that has lost events; on a new log, all of them.
 
     Forgotten whole, never moved: a fold that kept its state would take in again what it no longer remembers.
     """
@@ -156,7 +167,7 @@ async def _stale(settings: Settings, stores: _Stores, new_log: bool) -> list[str
             for topic, partitions in offsets.items()
             for partition, at in partitions.items()
         )
-        if new_log or past:
+        if all_of_them or past or not lost.isdisjoint(offsets):
             stale.append(name)
     return stale
 
@@ -183,19 +194,13 @@ async def _fill(settings: Settings, stores: _Stores, yes: bool) -> Rebuilt:
     return done
 
 
-async def _groups(settings: Settings, stores: _Stores, *, moved: bool) -> list[GroupReset]:
-    """Offsets past the end go back; the gateway goes past what was rebuilt: reconciliation starts what has no workflow yet."""
+async def _past_what_was_started(settings: Settings, stores: _Stores) -> list[GroupReset]:
+    """The gateway goes past what is filled up: reconciliation starts what has no workflow yet."""
     from core.events import topics
-    from core.messaging.rebuild import past_what_was_started, wrong_offsets
+    from core.messaging.rebuild import past_what_was_started
 
-    rows = await wrong_offsets(settings)
-    if moved:
-        again = await past_what_was_started(
-            settings, "order-gateway", [topics.signals_validated(broker) for broker in stores.journals]
-        )
-        beside = {(row.group, row.topic) for row in again}
-        rows = [row for row in rows if (row.group, row.topic) not in beside] + again
-    return rows
+    names = [topics.signals_validated(broker) for broker in stores.journals]
+    return await past_what_was_started(settings, "order-gateway", names)
 
 
 # Showing ---------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -24,6 +24,11 @@ from core.storage.log_copy import Stored
 
 READ_S = 0.5
 STALL_S = 30.0
+
+
+def half_made(log: str) -> str:
+    """What the database calls a log while it is being filled up: no service starts on it."""
+    return f"{log}, half rebuilt"
 
 
 def log_id(settings: Settings) -> str:
@@ -99,12 +104,30 @@ class GroupReset:
     to: int
 
 
-async def wrong_offsets(settings: Settings) -> list[GroupReset]:
-    """Committed offsets past the end of their partition: their group begins at its first record, which every reader stands."""
+async def wrong_offsets(settings: Settings, lost: Collection[str] = (), *, new_log: bool = False) -> list[GroupReset]:
+    """Committed offsets that do not mean what they meant, to be asked before anything is filled up.
+
+    Raises:
+        Transient: the log is away.
+    """
     rows = await lag.lag_by_group(settings)
-    return [
-        GroupReset(row.group, row.topic, row.partition, row.committed, 0) for row in rows if row.committed > row.end
-    ]
+    begins, _ = await lag.bounds(settings, sorted({row.topic for row in rows}))
+    return resets(rows, {(at.topic, at.partition): begin for at, begin in begins.items()}, lost, new_log=new_log)
+
+
+def resets(
+    rows: Iterable[lag.GroupLag], begins: Mapping[tuple[str, int], int], lost: Collection[str], *, new_log: bool
+) -> list[GroupReset]:
+    """Those past the end of their partition, and all of a topic that has `lost` events: what is filled up gets other places than it
+    had, so that an offset there may be past records which were never handled. On a new log, all. Their group begins at the
+    partition's first record, which every reader stands.
+    """
+    found = []
+    for row in rows:
+        begin = begins.get((row.topic, row.partition), 0)
+        if row.committed > row.end or (row.committed > begin and (new_log or row.topic in lost)):
+            found.append(GroupReset(row.group, row.topic, row.partition, row.committed, begin))
+    return found
 
 
 async def past_what_was_started(settings: Settings, service: str, names: list[str]) -> list[GroupReset]:

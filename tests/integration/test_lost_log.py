@@ -16,7 +16,7 @@ from core.messaging.reader import LogReader
 from core.messaging.rebuild import GroupReset
 from core.messaging.records import Record
 from core.trading.types import Broker
-from tests.integration.messaging import fresh, producing, running
+from tests.integration.messaging import fresh, number_of, producing, publish, running, until
 
 pytestmark = pytest.mark.stack
 
@@ -43,6 +43,38 @@ async def test_a_group_that_has_read_further_than_the_log_reaches_does_not_start
         async with running(stack, tmp_path, service, [RAW], nothing, producer):
             pass
     assert not [row for row in await rebuild.wrong_offsets(stack) if row.group == group_of(service)]
+
+
+async def test_a_group_within_a_topic_that_lost_events_begins_anew_and_in_another_topic_goes_on(
+    stack: Settings, tmp_path: Path
+) -> None:
+    """What is filled up gets other offsets than it had: the record at the group's offset is not the one it was."""
+    service, run = fresh("lost"), fresh("run")
+    async with producing(stack) as producer:
+        await publish(producer, RAW, run, range(20))
+    ends = (await end_offsets(stack, [RAW]))[RAW]
+    read = [GroupReset(group_of(service), RAW, number, None, end) for number, end in ends.items() if end]
+    rebuild.commit(stack, read)
+
+    async def wrong(*lost: str) -> dict[int, int]:
+        return {
+            row.partition: row.to for row in await rebuild.wrong_offsets(stack, lost) if row.group == group_of(service)
+        }
+
+    assert await wrong() == await wrong(topics.signals_validated(Broker.PAPER)) == {}
+    assert await wrong(RAW) == {row.partition: 0 for row in read}
+    seen: set[int] = set()
+
+    async def hear(record: Record) -> None:
+        number = number_of(record, run)
+        seen.update(() if number is None else (number,))
+
+    async with producing(stack) as producer:
+        rebuild.commit(
+            stack, [row for row in await rebuild.wrong_offsets(stack, [RAW]) if row.group == group_of(service)]
+        )
+        async with running(stack, tmp_path, service, [RAW], hear, producer):
+            await until(lambda: seen == set(range(20)), why="every record is handled though all were read before")
 
 
 async def test_a_checkpoint_past_the_end_of_the_log_is_refused(stack: Settings) -> None:
