@@ -25,6 +25,9 @@ from core.temporal import connect, watched
 from core.trading.durations import OrderDurations
 from core.trading.types import Broker
 
+AT_ONCE = 16
+"""Workflows of one partition being started at the same time: an exit behind hundreds of entries waits for a few round trips alone."""
+
 log = logging.get(__name__)
 
 
@@ -40,6 +43,7 @@ async def main(ctx: ServiceContext) -> None:
         topics=[topics.signals_validated(broker) for broker in ctx.settings.active_brokers],
         handler=gateway.handle,
         producer=producer,
+        at_once=AT_ONCE,
     )
     try:
         ctx.health.started()

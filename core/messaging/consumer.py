@@ -55,7 +55,9 @@ class ConsumerRunner:
     """Runs a service's handler over its topics. `ready` is set once partitions are assigned.
 
     `from_latest`: a partition this group never committed begins at its end instead of its beginning. `broker`: read under that
-    broker's Kafka user instead of the shared one. `patient`: records may come up to PATIENT_MS late, many at once.
+    broker's Kafka user instead of the shared one. `patient`: records may come up to PATIENT_MS late, many at once. `at_once`: so many
+    records of a partition may be handled beside each other, for a handler to which their order is nothing; after a death all of them
+    may come again.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class ConsumerRunner:
         max_batch: int = 200,
         broker: Broker | None = None,
         patient: bool = False,
+        at_once: int = 1,
     ) -> None:
         self.group = group_of(service)
         self.ready = asyncio.Event()
@@ -90,7 +93,7 @@ class ConsumerRunner:
         self._failure: asyncio.Future[None] | None = None
         self._pending: _Commit | None = None
         self._joined = False
-        self._duties = Duties(service, handler, self._bury, self._waiting, self._dirty.set, self._pressure)
+        self._duties = Duties(service, handler, self._bury, self._waiting, self._dirty.set, self._pressure, at_once)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until `stop`. A log that goes away later is waited for.

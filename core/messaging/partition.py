@@ -1,4 +1,4 @@
-"""The worker of one partition: one record after the other, each until it is handled, dead in the DLQ, or someone else's.
+"""The worker of one partition: its records in turn, each until it is handled, dead in the DLQ, or someone else's.
 
 Never skips a record and never starts one after it was closed: what it has not finished is read again by the next owner.
 """
@@ -33,7 +33,7 @@ log = logging.get(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Duties:
-    """What a worker is given: how to handle a record, how to bury one, whom to tell."""
+    """What a worker is given: how to handle a record, how to bury one, whom to tell, and how many records may be in hand at once."""
 
     service: str
     handle: Handler
@@ -41,6 +41,7 @@ class Duties:
     waiting: Waiting
     progressed: Callable[[], None]
     pressure: Callable[[PartitionWorker], None]
+    at_once: int = 1
 
 
 class PartitionWorker:
@@ -102,22 +103,17 @@ class PartitionWorker:
 
     async def _run(self) -> None:
         consumed = metrics.events_consumed.labels(self._duties.service, self.partition.topic)
-        seconds = metrics.handler_seconds.labels(self._duties.service)
         count = 0
         while not self.closed:
             if not self._queue:
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
-            record = self._queue.popleft()
-            began = time.perf_counter()
-            await failpoints.reached("consume.before_handle")
-            if not await self._finish(record):
+            batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._duties.at_once))]
+            if not await self._through(batch):
                 return
-            await failpoints.reached("consume.after_handle")
-            seconds.observe(time.perf_counter() - began)
-            consumed.inc()
-            self.done = record.offset + 1
+            consumed.inc(len(batch))
+            self.done = batch[-1].offset + 1
             self._duties.progressed()
             if self._full and len(self._queue) <= FULL // 2:
                 self._full = False
@@ -125,6 +121,21 @@ class PartitionWorker:
             count += 1
             if count % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
+
+    async def _through(self, batch: list[Record]) -> bool:
+        """All of them, beside each other. False: the partition was taken away before the last was finished."""
+        if len(batch) == 1:
+            return await self._one(batch[0])
+        return all(await asyncio.gather(*(self._one(record) for record in batch)))
+
+    async def _one(self, record: Record) -> bool:
+        began = time.perf_counter()
+        await failpoints.reached("consume.before_handle")
+        if not await self._finish(record):
+            return False
+        await failpoints.reached("consume.after_handle")
+        metrics.handler_seconds.labels(self._duties.service).observe(time.perf_counter() - began)
+        return True
 
     async def _finish(self, record: Record) -> bool:
         """Handle or bury. False: the partition was taken away first."""

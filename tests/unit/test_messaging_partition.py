@@ -27,7 +27,7 @@ def make_record(offset: int) -> Record:
 class Bench:
     """A worker with a fake log around it."""
 
-    def __init__(self, tmp_path: Path, handle: Handler) -> None:
+    def __init__(self, tmp_path: Path, handle: Handler, at_once: int = 1) -> None:
         self.health = HealthReporter("test", tmp_path)
         self.health.started()
         self.waiting = Waiting(self.health)
@@ -36,7 +36,15 @@ class Bench:
         self.paused: list[bool] = []
         self.worker = PartitionWorker(
             HERE,
-            Duties("test", handle, self._bury, self.waiting, lambda: None, lambda w: self.paused.append(w.wants_pause)),
+            Duties(
+                "test",
+                handle,
+                self._bury,
+                self.waiting,
+                lambda: None,
+                lambda w: self.paused.append(w.wants_pause),
+                at_once,
+            ),
         )
 
     async def _bury(self, letter: DeadLetter) -> None:
@@ -65,6 +73,27 @@ async def test_records_are_handled_in_order_and_only_finished_ones_count(tmp_pat
     bench.worker.put([make_record(n) for n in range(10, 20)])
     await bench.until(lambda: bench.worker.done == 20)
     assert seen == list(range(10, 20))
+    await bench.end()
+
+
+async def test_several_at_once_count_only_when_all_of_them_are_finished(tmp_path: Path) -> None:
+    open_gate = asyncio.Event()
+    finished: list[int] = []
+
+    async def handle(record: Record) -> None:
+        if record.offset == 1:
+            raise Poison("not JSON", stage="decode")
+        if record.offset == 0:
+            await open_gate.wait()
+        finished.append(record.offset)
+
+    bench = Bench(tmp_path, handle, at_once=4)
+    bench.worker.put([make_record(n) for n in range(6)])
+    await bench.until(lambda: finished == [2, 3] and len(bench.buried) == 1)
+    assert bench.worker.done is None, "the first is still in hand"
+    open_gate.set()
+    await bench.until(lambda: bench.worker.done == 6)
+    assert finished == [2, 3, 0, 4, 5]
     await bench.end()
 
 
