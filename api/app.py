@@ -16,6 +16,7 @@ from api.auth import unguarded
 from api.front import Bounded, KnownHosts, SafeHeaders, Tagged
 from api.hub import EventHub
 from api.metrics import MetricsPage
+from api.pages.mount import mount
 from api.probes import Prober
 from api.reads import Reads
 from api.routers import (
@@ -73,6 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def life(_: FastAPI) -> AsyncIterator[None]:
         hub.start()
         yield
+        await live.close()
         await hub.close()
         await app.state.metrics.close()
         await links.close()
@@ -99,6 +101,7 @@ def create_app(settings: Settings) -> FastAPI:
         v1.include_router(module.router)
     app.include_router(health.router)
     app.include_router(v1)
+    live = mount(app, settings, reads, links, prober, hub)
     app.add_middleware(Tagged)
     app.add_middleware(Bounded)
     app.add_middleware(KnownHosts, allowed=settings.api_allowed_hosts)

@@ -1,0 +1,173 @@
+"""A dialog that asks before it acts: fields, a reason, a word to type. What is refused is said inside it, and nothing typed is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+from uuid import uuid4
+
+from nicegui import ui
+from nicegui.element import Element
+from nicegui.events import GenericEventArguments
+
+from api.pages import parts
+from api.pages.desk import Desk
+
+_VALUE = "(event) => emit(event.target.type === 'checkbox' ? event.target.checked : event.target.value)"
+
+
+class Field:
+    """A labelled native field: `text`, `number`, `password`, `checkbox`, `area`, or a choice among `options`."""
+
+    def __init__(
+        self,
+        name: str,
+        label: str,
+        *,
+        kind: str = "text",
+        value: Any = "",
+        options: Sequence[str] | Mapping[str, str] = (),
+        hint: str = "",
+        required: bool = False,
+        **props: Any,
+    ) -> None:
+        self.name, self.kind, self.label, self.hint = name, kind, label, hint
+        self.value: Any = value
+        self._options = dict(options) if isinstance(options, Mapping) else {each: each for each in options}
+        self._required, self._props = required, props
+        self.element: Element | None = None
+
+    def build(self, on_change: Callable[[], None] | None = None) -> Element:
+        html_id = f"f-{uuid4().hex[:8]}"
+        box = Element("div").classes(f"field {self.kind}")
+        with box:
+            label = parts.text(self.label, "label")
+            label.props["for"] = html_id
+            self.element = made = self._input()
+            made.props["id"] = html_id
+            if self.hint:
+                made.props["aria-describedby"] = f"{html_id}-hint"
+                parts.text(self.hint, "small").props["id"] = f"{html_id}-hint"
+
+        def changed(event: GenericEventArguments) -> None:
+            self.value = event.args
+            if on_change is not None:
+                on_change()
+
+        made.on("input" if self.kind != "checkbox" else "change", changed, js_handler=_VALUE)
+        if self._options:
+            made.on("change", changed, js_handler=_VALUE)
+        return box
+
+    def _input(self) -> Element:
+        if self._options:
+            made = Element("select")
+            with made:
+                for value, words in self._options.items():
+                    option = parts.text(words, "option")
+                    option.props["value"] = value
+                    if value == self.value:
+                        option.props["selected"] = True
+            return made
+        if self.kind == "area":
+            made = parts.text(str(self.value), "textarea")
+            made.props["rows"] = 3
+        else:
+            made = Element("input")
+            made.props["type"] = self.kind
+            if self.kind == "checkbox":
+                made.props["checked"] = bool(self.value)
+            else:
+                made.props["value"] = "" if self.value is None else str(self.value)
+        if self._required:
+            made.props["required"] = True
+        for name, given in self._props.items():
+            made.props[name.replace("_", "-")] = given
+        if self.kind == "text":
+            made.props["autocomplete"] = "off"
+        return made
+
+
+Values = dict[str, Any]
+
+
+class Question:
+    """Open it with `await`; closes itself once `work` succeeded. `work(values, key)` returns what to tell the person."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        title: str,
+        work: Callable[[Values, str], Awaitable[str]],
+        *,
+        fields: Sequence[Field] = (),
+        words: Sequence[str] = (),
+        do: str,
+        danger: bool = False,
+        typed: str = "",
+    ) -> None:
+        """`typed`: a word to type before the button works."""
+        self._desk, self._work, self._typed = desk, work, typed
+        self._fields = [*fields]
+        if typed:
+            self._fields.append(Field("typed", f"Type {typed} to do it", required=True, spellcheck="false"))
+        self._key = uuid4().hex
+        self._busy = False
+        with desk.client.layout, ui.dialog() as self._dialog, Element("div").classes("question") as box:
+            box.props["role"] = "document"
+            parts.text(title, "h2")
+            for line in words:
+                parts.text(line)
+            self._extra = Element("div").classes("extra hidden")
+            with Element("form") as form:
+                for each in self._fields:
+                    each.build(self._changed)
+                self._said = parts.text("", "p", "wrong")
+                self._said.props["role"] = "alert"
+                with Element("div").classes("choices"):
+                    parts.button("Leave it", self._dialog.close)
+                    self._do = parts.text(do, "button", f"act {'danger' if danger else 'primary'}")
+                    self._do.props("type=submit")
+            form.on("submit.prevent", self._submitted)
+        self._dialog.props["aria-label"] = title
+        self._dialog.on("hide", self._dialog.delete)
+        self._changed()
+        self._dialog.open()
+
+    def add(self, build: Callable[[], object]) -> None:
+        """More to read, above the fields."""
+        self._extra.classes(remove="hidden")
+        with self._extra:
+            build()
+
+    @property
+    def values(self) -> Values:
+        return {each.name: each.value for each in self._fields}
+
+    def _changed(self) -> None:
+        wrong = bool(self._typed) and str(self.values["typed"]).strip() != self._typed
+        if bool(self._do.props.get("disabled")) != wrong:
+            self._do.props["disabled"] = wrong
+            self._do.update()
+
+    async def _submitted(self) -> None:
+        if self._busy:
+            return
+        self._busy = True
+        parts.put(self._said, "")
+        told, wrong = await self._desk.attempt(self._work(self.values, self._key))
+        self._busy = False
+        if wrong:
+            parts.put(self._said, wrong)
+            return
+        with self._desk.client:
+            self._dialog.close()
+            if told:
+                parts.said(told)
+
+
+REASON = "Why (kept in the audit)"
+
+
+def reason(required: bool = True) -> Field:
+    return Field("reason", REASON, required=required, maxlength=500)
