@@ -97,7 +97,8 @@ def show_first_admin(password: str) -> None:
     """Print the first login. Nobody can read it again: what is kept is its hash."""
     from core.storage.users import FIRST
 
-    console.print(f"  First login to the control room: [bold]{FIRST}[/bold] with the password [bold]{password}[/bold]")
+    said = f"  First login to the control room: [bold]{FIRST}[/bold] with the password [bold]{password}[/bold]"
+    console.print(said, soft_wrap=True)  # a password broken over two lines is none
     console.print(
         f"  [yellow]It is shown this once.[/yellow] Lost: `.venv/bin/alpha-panda users reset-password {FIRST}`.\n",
         soft_wrap=True,
