@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FILE = PROJECT_ROOT / "docker" / "compose.yaml"
 
 
-ALL_PROFILES = "local,zerodha"
+ALL_PROFILES = "local,zerodha,monitoring"
 
 
 def project(settings: Settings) -> str:
@@ -36,7 +36,8 @@ def project(settings: Settings) -> str:
 def profiles(settings: Settings) -> str:
     """What docker/compose.yaml starts besides the parts that always run."""
     wanted = ["local"] if settings.kite_target is KiteTarget.LOCAL else []
-    return ",".join([*wanted, *(broker.value for broker in settings.active_brokers if broker is not Broker.PAPER)])
+    wanted += [broker.value for broker in settings.active_brokers if broker is not Broker.PAPER]
+    return ",".join([*wanted, *(["monitoring"] if settings.monitoring else [])])
 
 
 def words(settings: Settings, *arguments: str) -> list[str]:

@@ -12,6 +12,7 @@ import typer
 
 from cli import (
     act,
+    alerts,
     dlq,
     flatten,
     kill,
@@ -56,6 +57,7 @@ MODULES = (
     reconcile,
     rebuild_log,
     dlq,
+    alerts,
     kill,
     flatten,
     users,

@@ -57,6 +57,15 @@ def entries() -> list[tuple[str, list[Entry]]]:
             ],
         ),
         (
+            "Who is told (docs/operations.md, Alerts); these addresses are passwords",
+            [
+                Entry("ALERT_URLS", "Channels as Apprise URLs, a space between them; none: nobody is told.", ""),
+                Entry("ALERT_QUIET_HOURS", "IST, like 22:00-07:00: only critical alerts are told then.", ""),
+                Entry("ALERT_HEARTBEAT_URL", "Asked for once a minute while all is ready (a dead-man monitor).", ""),
+                Entry("MONITORING", "Also run Prometheus and Grafana, Docker stack only.", "false"),
+            ],
+        ),
+        (
             "Ports, all on loopback",
             [
                 _port("KAFKA_PORT", "Kafka (Redpanda in Docker)."),
@@ -66,6 +75,8 @@ def entries() -> list[tuple[str, list[Entry]]]:
                 _port("TEMPORAL_PORT", "Temporal server."),
                 _port("TEMPORAL_UI_PORT", "Temporal UI, for your browser."),
                 _port("CONSOLE_PORT", "Redpanda Console, for your browser, Docker stack only."),
+                _port("PROMETHEUS_PORT", "Prometheus, where MONITORING is true, Docker stack only."),
+                _port("GRAFANA_PORT", "Grafana, for your browser, where MONITORING is true, Docker stack only."),
                 _port("API_PORT", "Our API and its documentation, for your browser."),
                 _port("SANDBOX_PORT", "The local Kite sandbox."),
                 _port("KITE_LOGIN_PORT", "Where `alpha-panda login` waits for Kite's redirect."),
@@ -88,6 +99,7 @@ def entries() -> list[tuple[str, list[Entry]]]:
                     password,
                 ),
                 Entry("REDIS_PASSWORD", "Read models.", password),
+                Entry("GRAFANA_ADMIN_PASSWORD", "User admin of Grafana, Docker stack only.", password),
                 Entry("API_JWT_SECRET", "Signs sessions of the control room; a new one ends them all.", password),
             ],
         ),

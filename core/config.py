@@ -15,6 +15,8 @@ from typing import Annotated, Any
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from core.alerting import channels as alert_channels
+from core.alerting.policy import QuietHours
 from core.errors import ConfigError
 from core.trading.types import Broker, KiteTarget
 
@@ -80,6 +82,15 @@ class Settings(BaseSettings):
     api_allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ("127.0.0.1", "localhost")
     api_jwt_secret: Annotated[SecretStr, Field(min_length=32)]
 
+    alert_urls: SecretStr = SecretStr("")
+    alert_quiet_hours: str = ""
+    alert_heartbeat_url: SecretStr = SecretStr("")
+
+    monitoring: bool = False
+    prometheus_port: Port = 28090
+    grafana_port: Port = 28030
+    grafana_admin_password: Password | None = None
+
     sandbox_host: str = "127.0.0.1"
     sandbox_port: Port = 28100
     sandbox_seed: int = 7
@@ -138,6 +149,25 @@ class Settings(BaseSettings):
             raise ValueError(
                 "repeats a few characters: take `openssl rand -hex 32`, or delete the line and `make setup`"
             )
+        return value
+
+    @field_validator("alert_urls", mode="after")
+    @classmethod
+    def _are_channels(cls, value: SecretStr) -> SecretStr:
+        alert_channels.check(value.get_secret_value())
+        return value
+
+    @field_validator("alert_heartbeat_url", mode="after")
+    @classmethod
+    def _is_an_address(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value() and not re.fullmatch(r"https?://[^\s/]+\S*", value.get_secret_value()):
+            raise ValueError("is no http or https address: write the one your monitor gave you, or nothing")
+        return value
+
+    @field_validator("alert_quiet_hours", mode="after")
+    @classmethod
+    def _are_hours(cls, value: str) -> str:
+        QuietHours.parse(value)
         return value
 
     @model_validator(mode="after")

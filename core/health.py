@@ -19,7 +19,7 @@ STALE_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """`parts` maps what this process depends on to "" (well) or the reason it waits."""
+    """`parts` maps what this process depends on to "" (well) or the reason it waits. `at`, `started_at`: Unix seconds."""
 
     service: str
     ready: bool
@@ -28,6 +28,7 @@ class Health:
     at: float
     parts: dict[str, str] = field(default_factory=dict)
     note: str = ""
+    started_at: float = 0.0
 
 
 class HealthReporter:
@@ -38,6 +39,7 @@ class HealthReporter:
         self._path = run_dir / "health" / f"{service}.json"
         self._parts: dict[str, str] = {"start": "starting"}
         self._note = ""
+        self._started_at = time.time()
 
     def started(self) -> None:
         self._parts["start"] = ""
@@ -68,6 +70,7 @@ class HealthReporter:
             "at": time.time(),
             "parts": self._parts,
             "note": self._note,
+            "started_at": self._started_at,
         }
         self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
@@ -95,8 +98,9 @@ def read_all(run_dir: Path) -> dict[str, Health]:
             continue  # being replaced this very moment; the next read sees it
         if time.time() - row.at > STALE_S:
             row = Health(
-                row.service, False, f"no heartbeat for {time.time() - row.at:.0f} s", row.pid, row.at, row.parts
-            )
+                row.service, False, f"no heartbeat for {time.time() - row.at:.0f} s", row.pid, row.at, row.parts, row.note,
+                row.started_at,
+            )  # fmt: skip
         found[row.service] = row
     return found
 

@@ -107,6 +107,11 @@ paper_hints_dropped = _counter("paper_hints_dropped_total", "Order hints dropped
 
 # People
 alerts = _counter("alerts_total", "Alerts raised", "kind")
+alert_deliveries = _counter(
+    "alert_deliveries_total", "Alerts told, tried or given up on a channel", "channel", "outcome"
+)
+alert_channel_failing = _gauge("alert_channel_failing", "1 while a channel does not take messages", "channel")
+heartbeats = _counter("heartbeats_total", "Pings of the dead-man heartbeat address", "outcome")
 
 
 def _drop_gauges_of_the_dead(folder: Path) -> None:

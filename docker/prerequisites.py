@@ -37,7 +37,10 @@ DOCKER_PORTS = {name: port for name, port in DEFAULT_PORTS.items() if name != "K
 }
 """What docker/compose.yaml publishes: Redpanda has its Console; its controller is inside."""
 
-ALL_PORTS = DEFAULT_PORTS | DOCKER_PORTS
+MONITORING_PORTS = {"PROMETHEUS_PORT": 28090, "GRAFANA_PORT": 28030}
+"""Published besides where MONITORING is true."""
+
+ALL_PORTS = DEFAULT_PORTS | DOCKER_PORTS | MONITORING_PORTS
 
 TEST_PORTS = {
     "KAFKA_PORT": 19092,
@@ -139,6 +142,18 @@ def _java_package() -> str:
     return "openjdk-17-jre-headless" if ubuntu and int(ubuntu[1]) < 24 else "default-jre-headless"
 
 
+def browser() -> str | None:
+    """The Chromium that the dashboard's tests drive. None: there is none."""
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def _browser_package() -> str:
+    """Debian's Chromium; Ubuntu's package of that name only fetches a snap, which a container cannot run."""
+    release = Path("/etc/os-release")
+    text = release.read_text() if release.is_file() else ""
+    return "chromium-browser" if re.search(r"^ID=ubuntu", text, re.M) else "chromium"
+
+
 def _programs(found: Findings, native: bool) -> None:
     if importlib.util.find_spec("ensurepip") is None and not (ROOT / ".venv" / "bin" / "pip").exists():
         name = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -229,8 +244,11 @@ def wanted_ports(folder: Path, *, native: bool = True) -> dict[str, int]:
     A value that is no port is left to the settings' own check, which names it.
     """
     values = env_values(folder)
+    wanted = DEFAULT_PORTS if native else DOCKER_PORTS
+    if not native and values.get("MONITORING", "").lower() in {"1", "true", "yes", "on"}:
+        wanted = wanted | MONITORING_PORTS
     ports = {}
-    for name, default in (DEFAULT_PORTS if native else DOCKER_PORTS).items():
+    for name, default in wanted.items():
         text = values.get(name, str(default))
         if text.isdigit() and 0 < int(text) < 65536:
             ports[name] = int(text)
@@ -263,10 +281,17 @@ def _disk(found: Findings, folder: Path, installed: bool) -> None:
             found.other.append(f"Too little disk: {path} has {free} MB free, {need} MB are needed: free some space")
 
 
-def check(*, native: bool, ports: dict[str, int] | None, folder: Path, installed: bool) -> Findings:
-    """Everything that stands in the way, found without changing anything. `ports` None: none are needed now."""
+def check(
+    *, native: bool, ports: dict[str, int] | None, folder: Path, installed: bool, browsing: bool = False
+) -> Findings:
+    """Everything that stands in the way, found without changing anything. `ports` None: none are needed now.
+
+    `browsing`: tests of the dashboard will want a browser.
+    """
     found = Findings()
     _programs(found, native)
+    if browsing and browser() is None:
+        found.missing["Chromium (the tests look at the dashboard in it)"] = (_browser_package(),)
     if ports is not None:
         _ports(found, folder, ports)
     _disk(found, folder, installed)

@@ -108,7 +108,7 @@ def order_topics(broker: Broker) -> list[str]:
 
 def consumed_topics(brokers: Iterable[Broker]) -> list[str]:
     """Every topic some service of ours consumes; each of them has a DLQ."""
-    rows = [MARKET_TICKS, CONFIG_CHANGES]
+    rows = [MARKET_TICKS, CONFIG_CHANGES, ALERTS]
     for broker in brokers:
         rows += [signals_raw(broker), signals_validated(broker), signals_rejected(broker), orders_updates(broker)]
         rows += [*order_topics(broker), reconciliations(broker)]

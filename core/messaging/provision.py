@@ -165,6 +165,7 @@ def rights(broker: Broker | None) -> list[tuple[str, bool, tuple[str, ...]]]:
             topics.MARKET_TICKS,
             topics.CONFIG_CHANGES,
             topics.ALERTS,
+            topics.dlq(topics.ALERTS),
             ticks_dlq,
             topics.dlq(topics.CONFIG_CHANGES),
         ]

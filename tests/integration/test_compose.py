@@ -26,13 +26,18 @@ FILE = DOCKER / "compose.yaml"
 LOADER = DOCKER / "compose" / "check"
 """A few lines of Go around compose-go, whose version its go.mod pins."""
 
-THEIRS = {"redpanda", "console", "postgres", "redis", "temporal", "temporal-ui"}
+MONITORS = {"prometheus", "grafana"}
+THEIRS = {"redpanda", "console", "postgres", "redis", "temporal", "temporal-ui"} | MONITORS
 JOBS = {"temporal-schema", "provision"}
 NOT_IN_CONTAINERS = {
     "active_brokers",
     "kafka_controller_port",
     "postgres_temporal_password",
     "console_port",
+    "monitoring",
+    "prometheus_port",
+    "grafana_port",
+    "grafana_admin_password",
     "failpoints",
 }
 """Settings our containers need not get: defaults serve there, or another part uses them. (ACTIVE_BROKERS is checked by itself.)"""
@@ -104,10 +109,11 @@ def resolve(loader: Path, env: dict[str, str], *chosen: str) -> subprocess.Compl
 @pytest.mark.parametrize(
     ("chosen", "absent"),
     [
-        (("local", "zerodha"), set()),
-        (("local",), {"orders-zerodha", "broker-zerodha"}),
-        (("zerodha",), {"sandbox"}),
-        ((), {"sandbox", "orders-zerodha", "broker-zerodha"}),
+        (("local", "zerodha", "monitoring"), set()),
+        (("local", "zerodha"), MONITORS),
+        (("local",), {"orders-zerodha", "broker-zerodha"} | MONITORS),
+        (("zerodha",), {"sandbox"} | MONITORS),
+        ((), {"sandbox", "orders-zerodha", "broker-zerodha"} | MONITORS),
     ],
 )
 def test_compose_itself_loads_the_file_with_every_choice_of_profiles(
@@ -130,9 +136,9 @@ def test_a_missing_password_stops_compose_and_names_make_setup(loader: Path) -> 
 
 @pytest.mark.timeout(1000)
 def test_the_resolved_file_publishes_on_loopback_alone(loader: Path) -> None:
-    resolved = json.loads(resolve(loader, made_up_env(), "local", "zerodha").stdout)["services"]
+    resolved = json.loads(resolve(loader, made_up_env(), "local", "zerodha", "monitoring").stdout)["services"]
     published = [(name, port) for name, part in resolved.items() for port in part.get("ports", [])]
-    assert len(published) == 8
+    assert len(published) == 10
     assert {port["host_ip"] for _, port in published} == {"127.0.0.1"}
 
 
@@ -160,6 +166,13 @@ def test_the_command_line_starts_what_the_settings_name(
     assert profiles(Settings.model_construct(active_brokers=brokers, kite_target=target)) == expected
 
 
+def test_monitoring_runs_where_the_settings_say_so() -> None:
+    chosen = Settings.model_construct(
+        active_brokers=(Broker.PAPER,), kite_target=KiteTarget.PRODUCTION, monitoring=True
+    )
+    assert profiles(chosen) == "monitoring"
+
+
 def test_another_home_has_containers_and_volumes_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALPHA_PANDA_HOME", str(PROJECT_ROOT))
     here = project(Settings.model_construct())
@@ -170,6 +183,7 @@ def test_another_home_has_containers_and_volumes_of_its_own(tmp_path: Path, monk
 
 def test_profiles_are_those_the_command_line_sets() -> None:
     wanted = {"sandbox": ["local"], "orders-zerodha": ["zerodha"], "broker-zerodha": ["zerodha"]}
+    wanted |= {name: ["monitoring"] for name in MONITORS}
     assert {name: part["profiles"] for name, part in parts().items() if "profiles" in part} == wanted
 
 
@@ -241,7 +255,7 @@ def test_every_mounted_file_is_there() -> None:
     for name, part in parts().items():
         for mount in part.get("volumes", []):
             if isinstance(mount, str) and mount.startswith("./"):
-                assert (DOCKER / mount.split(":")[0]).is_file(), (name, mount)
+                assert (DOCKER / mount.split(":")[0]).exists(), (name, mount)
 
 
 def test_ours_see_the_session_and_what_flatten_sent_and_nothing_else_of_the_home() -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from core import metrics
+from core.alerting.channels import SCHEMES
+from core.alerting.kinds import CRITICAL, INFO
 from core.brokers import order_life_page
 from core.config import PROJECT_ROOT, Settings
 from core.trading.orders import TRANSITIONS
@@ -65,7 +67,11 @@ def alert_kinds() -> Iterator[str]:
             for node in ast.walk(ast.parse(path.read_text())):
                 if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                     continue
-                if node.func.attr in {"raise_", "_alert"} and node.args and isinstance(node.args[0], ast.Constant):
+                if (
+                    node.func.attr in {"raise_", "raise_stored", "_alert"}
+                    and node.args
+                    and isinstance(node.args[0], ast.Constant)
+                ):
                     yield str(node.args[0].value)
 
 
@@ -73,6 +79,19 @@ def test_every_alert_says_what_to_do() -> None:
     table = WRONG.split("\n## An alert comes")[1].split("\n## ")[0]
     described = set(re.findall(r"^\| `([\w.-]+)` \|", table, re.M))
     assert described == set(alert_kinds())
+
+
+def test_critical_alerts_are_marked() -> None:
+    table = WRONG.split("\n## An alert comes")[1].split("\n## ")[0]
+    marked = set(re.findall(r"^\| `([\w.-]+)` \| ! ", table, re.M))
+    assert marked == CRITICAL
+    assert set(alert_kinds()) | {"test"} >= CRITICAL | INFO
+
+
+def test_the_channels_listed_are_those_taken() -> None:
+    text = OPERATIONS.split("\nTaken are ")[1].split(".")[0]
+    named = re.findall(r"`(\w+)(\(s\))?`", text)
+    assert {name for name, _ in named} | {f"{name}s" for name, both in named if both} == set(SCHEMES)
 
 
 def test_the_state_table_is_the_codes_own() -> None:

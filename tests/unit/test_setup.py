@@ -45,7 +45,7 @@ def test_every_password_is_generated_and_differs(tmp_path: Path) -> None:
         for key, value in _values(tmp_path / folder).items()
         if key.endswith(("PASSWORD", "SECRET"))
     ]
-    assert len(secrets) == len(set(secrets)) == 24
+    assert len(secrets) == len(set(secrets)) == 26
     assert all(len(value) >= 32 for value in secrets)
 
 

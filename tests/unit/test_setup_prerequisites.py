@@ -99,7 +99,11 @@ def test_the_docker_stack_needs_the_ports_its_compose_file_publishes(tmp_path: P
         for each in service.get("ports", ())
         for name in re.findall(r"127\.0\.0\.1:\$\{([A-Z_]+)", each)
     }
+    (tmp_path / ".env").write_text("MONITORING=true\n")
     assert set(prerequisites.wanted_ports(tmp_path, native=False)) == published
+    (tmp_path / ".env").write_text("MONITORING=false\n")
+    without = set(prerequisites.wanted_ports(tmp_path, native=False))
+    assert published - without == {"PROMETHEUS_PORT", "GRAFANA_PORT"}
     assert "CONSOLE_PORT" not in prerequisites.wanted_ports(tmp_path, native=True)
 
 
