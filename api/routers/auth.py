@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field, SecretStr
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.auth import ACCESS_COOKIE, CSRF_COOKIE, REFRESH_COOKIE, Viewer, needs, open_to_all, origin_of
 from api.deps import ReadsDep, SettingsDep
@@ -17,7 +18,7 @@ from core.clock import utc_now
 from core.errors import CommandRefused, NotAllowed, NotLoggedIn
 from core.people import passwords, tokens
 from core.people.roles import Actor, Role, Scope
-from core.storage import login_guards, sessions, users
+from core.storage import audit, login_guards, sessions, users
 
 router = APIRouter(prefix="/auth", tags=["people"])
 REFRESH_PATH = "/api/v1/auth"
@@ -75,6 +76,7 @@ async def login(asked: Login, request: Request, response: Response, reads: Reads
     user = await users.find_user(reads.engine, asked.name)
     good = await passwords.matches(asked.password.get_secret_value(), user.password_hash if user else None)
     if not good or user is None or not user.enabled:
+        await _note_failure(reads.engine, user, origin)
         raise NotLoggedIn("Name or password is wrong.")
     await login_guards.forget(reads.engine, user.name, origin)
     session = await sessions.begin(reads.engine, user.user_id, user.name, user.role, origin)
@@ -126,6 +128,12 @@ async def password(
         raise CommandRefused("old: is not your password")
     await login_guards.forget(reads.engine, actor.name, actor.origin)
     await users.set_password(reads.engine, actor, actor.name, asked.new.get_secret_value(), keep=actor.session_id)
+
+
+async def _note_failure(engine: AsyncEngine, user: users.User | None, origin: str) -> None:
+    """A name nobody has is not kept: people type passwords there."""
+    who = Actor(user.name if user else "(unknown)", Role.VIEWER, "login", origin)
+    await audit.note(engine, who, "login.failed", who.name, outcome=audit.Outcome.REFUSED)
 
 
 def me_of(settings: SettingsDep, actor: Actor) -> Me:

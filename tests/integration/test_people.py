@@ -116,9 +116,13 @@ async def test_failed_logins_lock_the_name_even_for_the_right_password(
     assert (await api.post(f"{AUTH}/login", json={"name": name, "password": password})).status_code == 200
 
 
-async def test_an_unknown_name_is_answered_and_locked_like_a_known_one(api: httpx.AsyncClient) -> None:
+async def test_an_unknown_name_is_answered_and_locked_like_a_known_one(
+    api: httpx.AsyncClient, settings: Settings
+) -> None:
     name = f"nobody-{uuid4().hex[:8]}"
     answers = [await api.post(f"{AUTH}/login", json={"name": name, "password": "whatever-it-is"}) for _ in range(6)]
+    failed = await audit.entries(config_engine(settings), action="login.failed", limit=1)
+    assert [row.actor for row in failed] == ["(unknown)"]  # a name nobody has may be a password
     assert [answer.status_code for answer in answers] == [401] * 5 + [429]
     assert answers[0].json()["detail"] == "Name or password is wrong."
 
