@@ -214,7 +214,13 @@ def prepare(command: str) -> None:
     folder = prerequisites.test_home() if command == "test" else prerequisites.home()
     done = installed(native)
     for attempt in (1, 2):
-        found = prerequisites.check(native=native, ports=_ports(command, native), folder=folder, installed=done)
+        found = prerequisites.check(
+            native=native,
+            ports=_ports(command, native),
+            folder=folder,
+            installed=done,
+            browsing=command == "test",
+        )
         if not found:
             break
         if attempt == 2 or not prerequisites.offer(found):

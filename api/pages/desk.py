@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
+from uuid import UUID
 
 from fastapi import HTTPException, Response
 from fastapi.dependencies.utils import get_dependant
@@ -48,6 +49,21 @@ class Room:
     hub: EventHub
     live: Live
     bars: ChartBars
+    desks: set[Desk] = field(default_factory=set, compare=False)
+
+
+async def end_what_is_over(room: Room) -> None:
+    """Close every open page whose session is over. Raises Transient: then all stay open, and nobody may act."""
+    by_session: dict[tuple[UUID, UUID], list[Desk]] = {}
+    for desk in room.desks:
+        if desk.actor.session_id is not None and desk.actor.user_id is not None:
+            by_session.setdefault((desk.actor.session_id, desk.actor.user_id), []).append(desk)
+    for (session_id, user_id), desks in by_session.items():
+        try:
+            await sessions.live(room.reads.engine, session_id, user_id)
+        except NotLoggedIn:
+            for desk in desks:
+                desk.end()
 
 
 def needed(route: Route) -> Needs:
@@ -77,7 +93,19 @@ class Desk:
         self.actor = actor
         self.request = request
         self.client = client
-        client.on_delete(lambda: room.live.leave(self))
+        self.over = False
+        room.desks.add(self)
+        client.on_delete(self._gone)
+
+    def _gone(self) -> None:
+        self.room.live.leave(self)
+        self.room.desks.discard(self)
+
+    def end(self) -> None:
+        """The session is over: nothing more is shown here, and the browser is sent to the login."""
+        self.over = True
+        self._gone()
+        self.client.run_javascript("location.assign('/login?next=' + encodeURIComponent(location.pathname))")
 
     # facts -------------------------------------------------------------------------------------------------------------
 
@@ -93,6 +121,8 @@ class Desk:
             while True:
                 await again.wait()
                 again.clear()
+                if self.over:
+                    return
                 with self.client:
                     _, wrong = await self.attempt(work())
                 if wrong:
@@ -124,6 +154,8 @@ class Desk:
 
     async def who(self) -> Actor:
         """Who looks, as of now. Raises NotLoggedIn once the session is over, Transient."""
+        if self.over:
+            raise NotLoggedIn("The session is over: log in again.")
         if self.actor.session_id is None or self.actor.user_id is None:
             raise NotLoggedIn("An API key only looks: log in to act.")
         session = await sessions.live(self.room.reads.engine, self.actor.session_id, self.actor.user_id)
@@ -147,7 +179,7 @@ class Desk:
         try:
             return await work, ""
         except NotLoggedIn as error:
-            self.client.run_javascript("location.assign('/login?next=' + encodeURIComponent(location.pathname))")
+            self.end()
             return None, str(error)
         except (HTTPException, ValidationError, AlphaPandaError) as error:
             return None, in_words(error)

@@ -13,8 +13,6 @@ from nicegui.events import GenericEventArguments
 from api.pages import parts
 from api.pages.desk import Desk
 
-_VALUE = "(event) => emit(event.target.type === 'checkbox' ? event.target.checked : event.target.value)"
-
 
 class Field:
     """A labelled native field: `text`, `number`, `password`, `checkbox`, `area`, or a choice among `options`."""
@@ -35,57 +33,40 @@ class Field:
         self.value: Any = value
         self._options = dict(options) if isinstance(options, Mapping) else {each: each for each in options}
         self._required, self._props = required, props
-        self.element: Element | None = None
 
     def build(self, on_change: Callable[[], None] | None = None) -> Element:
         html_id = f"f-{uuid4().hex[:8]}"
-        box = Element("div").classes(f"field {self.kind}")
-        with box:
-            label = parts.text(self.label, "label")
-            label.props["for"] = html_id
-            self.element = made = self._input()
-            made.props["id"] = html_id
-            if self.hint:
-                made.props["aria-describedby"] = f"{html_id}-hint"
-                parts.text(self.hint, "small").props["id"] = f"{html_id}-hint"
+        attrs = {name.replace("_", "-"): given for name, given in self._props.items()} | {"id": html_id}
+        if self._required:
+            attrs["required"] = True
+        if self.kind == "text":
+            attrs["autocomplete"] = "off"
+        if self.hint:
+            attrs["aria-describedby"] = f"{html_id}-hint"
 
         def changed(event: GenericEventArguments) -> None:
             self.value = event.args
             if on_change is not None:
                 on_change()
 
-        made.on("input" if self.kind != "checkbox" else "change", changed, js_handler=_VALUE)
-        if self._options:
-            made.on("change", changed, js_handler=_VALUE)
+        box = Element("div").classes(f"field {self.kind}")
+        with box:
+            parts.text(self.label, "label").props["for"] = html_id
+            _Input(self.kind, self.value, self._options, attrs).on("changed", changed)
+            if self.hint:
+                parts.text(self.hint, "small").props["id"] = f"{html_id}-hint"
         return box
 
-    def _input(self) -> Element:
-        if self._options:
-            made = Element("select")
-            with made:
-                for value, words in self._options.items():
-                    option = parts.text(words, "option")
-                    option.props["value"] = value
-                    if value == self.value:
-                        option.props["selected"] = True
-            return made
-        if self.kind == "area":
-            made = parts.text(str(self.value), "textarea")
-            made.props["rows"] = 3
-        else:
-            made = Element("input")
-            made.props["type"] = self.kind
-            if self.kind == "checkbox":
-                made.props["checked"] = bool(self.value)
-            else:
-                made.props["value"] = "" if self.value is None else str(self.value)
-        if self._required:
-            made.props["required"] = True
-        for name, given in self._props.items():
-            made.props[name.replace("_", "-")] = given
-        if self.kind == "text":
-            made.props["autocomplete"] = "off"
-        return made
+
+class _Input(Element, component=parts.COMPONENTS / "room_input.js"):
+    """The native field itself; what is typed stays in the browser while the page changes around it."""
+
+    def __init__(self, kind: str, value: Any, options: Mapping[str, str], attrs: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._props["kind"] = kind
+        self._props["given"] = value if isinstance(value, bool) else "" if value is None else str(value)
+        self._props["options"] = [{"value": each, "text": words} for each, words in options.items()]
+        self._props["attrs"] = dict(attrs)
 
 
 Values = dict[str, Any]

@@ -101,6 +101,7 @@ async def _banner(desk: Desk) -> None:
         brokers = seen.value.brokers
         parts.put(pnl, "  ".join(f"{row.broker} {formats.gain(row.total.day_net_pnl)}" for row in brokers))
 
+    await desk.follow("sessions", lambda _: None)
     await desk.follow("parts", show_parts)
     await desk.follow("kill", show_kill)
     await desk.follow("pnl", show_pnl)

@@ -13,17 +13,19 @@ from starlette.requests import Request
 from api.hub import EventHub
 from api.pages import catalogue, login
 from api.pages.chart_bars import ChartBars
-from api.pages.desk import Desk, Room
+from api.pages.desk import Desk, Room, end_what_is_over
 from api.pages.facts import Facts
 from api.pages.frame import STATIC, frame
 from api.pages.guard import ROOM, Guard
-from api.pages.live import Live
+from api.pages.live import Live, Source
 from api.pages.page import Page
 from api.probes import Prober
 from api.reads import Reads
 from control.connections import Connections
 from core.config import Settings
 
+SESSIONS_S = 10.0
+"""How often open pages are asked whether their session still goes on; every act asks anyway."""
 BUILT_WITHIN_S = 15.0
 """A page waits for its first figures; a part that is away says so within seconds."""
 
@@ -31,7 +33,11 @@ BUILT_WITHIN_S = 15.0
 def mount(app: FastAPI, settings: Settings, reads: Reads, links: Connections, prober: Prober, hub: EventHub) -> Live:
     """After all routes of the API. Close what it returns before the connections."""
     facts = Facts(settings, reads, links, prober, hub)
-    live = Live(hub, facts.sources(), facts.rest)
+
+    async def still_in() -> None:
+        await end_what_is_over(room)
+
+    live = Live(hub, facts.sources() | {"sessions": Source(still_in, (), SESSIONS_S)}, facts.rest)
     room = Room(settings, reads, links, prober, hub, live, ChartBars(settings, links))
     app.include_router(login.router)
     _begin_anew()

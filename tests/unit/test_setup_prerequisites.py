@@ -51,6 +51,14 @@ def test_docker_needs_neither_java_nor_maven(tmp_path: Path, monkeypatch: pytest
     assert set(check(native=False, ports=None, folder=tmp_path, installed=True).missing) == {"make"}
 
 
+def test_a_browser_is_wanted_by_the_tests_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    wanted = {"native": False, "ports": None, "folder": tmp_path, "installed": True}
+    assert not any("Chromium" in name for name in check(**wanted).missing)
+    found = check(**wanted, browsing=True).missing
+    assert next(packages for name, packages in found.items() if "Chromium" in name)[0].startswith("chromium")
+
+
 def test_the_install_line_is_exact_and_uses_sudo_only_without_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prerequisites.shutil, "which", lambda name: f"/usr/bin/{name}")
     found = Findings(missing={"Java": ("default-jre-headless",), "Maven": ("maven",)})
