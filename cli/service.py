@@ -18,6 +18,7 @@ SHARED = {
     "paper-exchange": "streams.paper_exchange",
     "portfolio": "streams.portfolio",
     "order-views": "streams.order_views",
+    "alert-sender": "streams.alert_sender",
     "api": "api.server",
 }
 """Service → module with `async def main(context)`."""

@@ -77,6 +77,7 @@ def _lags(settings: Settings) -> dict[str, int]:
 def native_rows(settings: Settings) -> list[Row]:
     """The native stack's parts in start order; empty when no supervisor runs."""
     from cli.native_up import not_ready
+    from core import health
     from core.services import names, services
     from docker.native.stack import INFRA, NativeStack
     from docker.native.supervisor import RUNNING
@@ -87,6 +88,7 @@ def native_rows(settings: Settings) -> list[Row]:
         return []
     wanted = names(services(settings))
     waiting = not_ready(stack, settings, wanted)
+    notes = {name: word.note for name, word in health.read_all(settings.run_dir).items()}
     lags = _lags(settings) if parts["kafka"].state == RUNNING else {}
     where = ports(settings)
     rows = []
@@ -95,7 +97,8 @@ def native_rows(settings: Settings) -> list[Row]:
         pid = part.pid if part and part.pid else None
         reason = waiting.get(name, "") if name in wanted else ("" if part and part.state == RUNNING else "not running")
         state = "absent" if part is None else ("ready" if pid and not reason else part.state.lower())
-        rows.append(Row(name, state, pid, where.get(name), _memory_mb(pid) if pid else None, lags.get(name), reason))
+        why = reason or notes.get(name, "")
+        rows.append(Row(name, state, pid, where.get(name), _memory_mb(pid) if pid else None, lags.get(name), why))
     return rows
 
 

@@ -29,6 +29,7 @@ SHARED: tuple[ServiceSpec, ...] = (
     ServiceSpec("paper-exchange", "matches paper orders against live ticks", Broker.PAPER),
     ServiceSpec("portfolio", "fills and marks to positions and PnL"),
     ServiceSpec("order-views", "the log to the tables people read"),
+    ServiceSpec("alert-sender", "alerts to people: chat, mail, webhooks"),
     ServiceSpec("api", "FastAPI: health, orders, positions, metrics"),
 )
 

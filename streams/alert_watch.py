@@ -237,7 +237,7 @@ class AlertWatch:
         await self._herald.raise_stored(
             "order_filled",
             str(order.order_id),
-            f"{broker}: {order.side} {fill.quantity} {order.tradingsymbol} filled at ₹{fill.price} "
+            f"{broker}: {order.side} {fill.quantity} {order.tradingsymbol} filled at ₹{fill.price:.2f} "
             f"({order.filled_quantity}/{order.quantity}, {order.strategy_id}); position {fill.position_quantity}, net ₹{net:.2f}",
             "Nothing.",
             cause=event.id,
