@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -59,9 +60,11 @@ class Herald:
         except Transient as error:
             await self._without_database(identity, alert, str(error))
 
-    async def raise_stored(self, kind: str, subject: str, message: str, action: str, *, cause: UUID) -> None:
-        """For what is read from the log, which gives it again. Raises Transient while the database is away."""
-        identity, alert = self._make(kind, subject, message, action, cause)
+    async def raise_stored(
+        self, kind: str, subject: str, message: str, action: str, *, cause: UUID, at: datetime
+    ) -> None:
+        """For what is read from the log, which gives it again; `at` is when it happened. Raises Transient while the database is away."""
+        identity, alert = self._make(kind, subject, message, action, cause, at)
         await self._take(identity, alert, None)
 
     async def catch_up(self) -> None:
@@ -70,9 +73,11 @@ class Herald:
             await self._take(*self._kept[0])
             del self._kept[0]
 
-    def _make(self, kind: str, subject: str, message: str, action: str, cause: UUID | None) -> tuple[UUID, Alert]:
+    def _make(
+        self, kind: str, subject: str, message: str, action: str, cause: UUID | None, at: datetime | None = None
+    ) -> tuple[UUID, Alert]:
         identity = ids.new_id() if cause is None else ids.derive(cause, "alert", kind)
-        return identity, Alert(kind=kind, subject=subject, message=message, action=action, at=utc_now())
+        return identity, Alert(kind=kind, subject=subject, message=message, action=action, at=at or utc_now())
 
     async def _take(self, identity: UUID, alert: Alert, told: dict[str, str | None] | None) -> None:
         names = [channel.name for channel in self._channels]

@@ -241,6 +241,7 @@ class AlertWatch:
             f"({order.filled_quantity}/{order.quantity}, {order.strategy_id}); position {fill.position_quantity}, net ₹{net:.2f}",
             "Nothing.",
             cause=event.id,
+            at=event.ts,
         )
 
     async def _on_rejection(self, event: Envelope, order: OrderState, broker: Broker) -> None:
@@ -253,6 +254,7 @@ class AlertWatch:
             f"{order.broker_order_id}, then rejected: {order.reason}",
             "`alpha-panda order ID` shows its story; mend what the broker names.",
             cause=event.id,
+            at=event.ts,
         )
 
     async def _on_refusal(self, refused: SignalRejected, broker: Broker) -> None:
@@ -266,4 +268,5 @@ class AlertWatch:
             f"{refused.signal.instance}: entries are refused for the rest of {day:%d %b}: {denial.message}",
             "Exits still go. Look at its positions; `alpha-panda strategies pause` stops it for longer.",
             cause=ids.derive_at(day_began(day), "loss_limit", broker.value, refused.signal.instance),
+            at=refused.decided_at,
         )

@@ -233,7 +233,10 @@ async def test_an_order_answered_within_ten_seconds_is_not_told(
 async def test_fills_late_rejections_and_loss_limits_on_the_log_become_alerts_once(
     stack: Settings, engine: AsyncEngine, mark: str, tmp_path: Path
 ) -> None:
-    fill = FakeJournal().fill(strategy_id=mark, name=mark, charges=Decimal("1.5"))
+    old = FakeJournal().fill(
+        strategy_id=mark, name=f"{mark}o", charges=Decimal("1.5")
+    )  # of a day long past, as rebuild-log gives
+    fill = FakeJournal().fill(strategy_id=mark, name=mark).model_copy(update={"ts": utc_now()})
     at_the_broker = make_order_state(
         make_signal(strategy_id=mark, name=f"{mark}r"), OrderStatus.REJECTED, broker_order_id="B1", reason="margin"
     )
@@ -242,12 +245,14 @@ async def test_fills_late_rejections_and_loss_limits_on_the_log_become_alerts_on
     )
     refused = [make_signal(strategy_id=mark, name=f"{mark}{n}") for n in "xyz"]
     async with listening() as hook, sending(stack, tmp_path, hook), producing(stack) as producer:
-        for _ in range(2):  # redelivered
-            await producer.send(topics.orders_event(PAPER, "filled"), fill)
+        for event in (old, fill, fill.model_copy(update={"source": "redelivered"})):
+            await producer.send(topics.orders_event(PAPER, "filled"), event)
         for state in (at_the_broker, at_the_door):
-            await producer.send(topics.orders_event(PAPER, "rejected"), make_order_event(PAPER, state, 3))
+            await producer.send(topics.orders_event(PAPER, "rejected"), make_order_event(PAPER, state, 3, ts=utc_now()))
         for signal, code in zip(refused, ("DAY_LOSS", "DAY_LOSS", "LOT_SIZE"), strict=True):
-            await producer.send(topics.signals_rejected(PAPER), make_rejected_event(PAPER, signal, code))
+            event = make_rejected_event(PAPER, signal, code)
+            data = event.data.model_copy(update={"decided_at": utc_now()})
+            await producer.send(topics.signals_rejected(PAPER), event.model_copy(update={"data": data}))
         for words in ("then rejected: margin", "entries are refused for the rest of", " filled at ₹"):
             await eventually(lambda words=words: [each for each in hook.holding(mark) if words in each])  # type: ignore[misc]
     rows = [
@@ -256,7 +261,12 @@ async def test_fills_late_rejections_and_loss_limits_on_the_log_become_alerts_on
         for row in await storage.history(engine, kind=kind, limit=200)
         if mark in row.message
     ]
-    assert sorted(row.kind for row in rows) == ["loss_limit", "order_filled", "order_rejected"]
+    assert sorted((row.kind, *outcomes(row)) for row in rows) == [
+        ("loss_limit", "SENT"),
+        ("order_filled", "FAILED"),
+        ("order_filled", "SENT"),
+        ("order_rejected", "SENT"),
+    ]
 
 
 async def test_what_is_critical_is_told_without_the_database_and_not_again_with_it(
