@@ -20,7 +20,7 @@ GREY = "#7c8794"
 
 def axis() -> dict[str, Any]:
     return {
-        "axisLabel": {"color": GREY},
+        "axisLabel": {"color": GREY, "hideOverlap": True},
         "axisLine": {"lineStyle": {"color": GREY}},
         "splitLine": {"lineStyle": {"color": GREY, "opacity": 0.2}},
     }

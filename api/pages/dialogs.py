@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
@@ -64,10 +65,19 @@ class _Input(Element, component=parts.COMPONENTS / "room_input.js"):
     def __init__(self, kind: str, value: Any, options: Mapping[str, str], attrs: Mapping[str, Any]) -> None:
         super().__init__()
         self._props["kind"] = kind
-        self._props["given"] = value if isinstance(value, bool) else "" if value is None else str(value)
+        self._props["given"] = value if isinstance(value, bool) else _plain(value)
         self._props["options"] = [{"value": each, "text": words} for each, words in options.items()]
         self._props["attrs"] = dict(attrs)
 
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:f}" if isinstance(value, Decimal) else str(value)
+
+
+MANY = 5
+"""Fields a form shows one below the other; more stand in columns."""
 
 Values = dict[str, Any]
 
@@ -87,11 +97,12 @@ class Question:
         danger: bool = False,
         typed: str = "",
     ) -> None:
-        """`typed`: a word to type before the button works."""
+        """`typed`: a word to type, of letters, digits and dashes, without which nothing is done."""
         self._desk, self._work, self._typed = desk, work, typed
         self._fields = [*fields]
         if typed:
-            self._fields.append(Field("typed", f"Type {typed} to do it", required=True, spellcheck="false"))
+            told = {"pattern": rf"\s*{typed}\s*", "title": f"Type {typed}", "spellcheck": "false"}
+            self._fields.append(Field("typed", f"Type {typed} to do it", required=True, **told))
         self._key = uuid4().hex
         self._busy = False
         with desk.client.layout, ui.dialog() as self._dialog, Element("div").classes("question") as box:
@@ -101,18 +112,18 @@ class Question:
                 parts.text(line)
             self._extra = Element("div").classes("extra hidden")
             with Element("form") as form:
-                for each in self._fields:
-                    each.build(self._changed)
+                with Element("div").classes("form" if len(self._fields) > MANY else "fields"):
+                    for each in self._fields:
+                        each.build()
                 self._said = parts.text("", "p", "wrong")
                 self._said.props["role"] = "alert"
                 with Element("div").classes("choices"):
                     parts.button("Leave it", self._dialog.close)
-                    self._do = parts.text(do, "button", f"act {'danger' if danger else 'primary'}")
-                    self._do.props("type=submit")
+                    act = parts.text(do, "button", f"act {'danger' if danger else 'primary'}")
+                    act.props("type=submit")
             form.on("submit.prevent", self._submitted)
         self._dialog.props["aria-label"] = title
         self._dialog.on("hide", self._dialog.delete)
-        self._changed()
         self._dialog.open()
 
     def add(self, build: Callable[[], object]) -> None:
@@ -125,14 +136,11 @@ class Question:
     def values(self) -> Values:
         return {each.name: each.value for each in self._fields}
 
-    def _changed(self) -> None:
-        wrong = bool(self._typed) and str(self.values["typed"]).strip() != self._typed
-        if bool(self._do.props.get("disabled")) != wrong:
-            self._do.props["disabled"] = wrong
-            self._do.update()
-
     async def _submitted(self) -> None:
         if self._busy:
+            return
+        if self._typed and str(self.values["typed"]).strip() != self._typed:
+            parts.put(self._said, f"Type {self._typed} to do it: nothing was done.")
             return
         self._busy = True
         parts.put(self._said, "")

@@ -59,17 +59,20 @@ def _engaged(states: KillStates) -> bool:
 
 
 def _lines(states: KillStates) -> list[str]:
+    """One line a switch; flags that no switch stands behind get their own."""
     lines = []
     for row in states.brokers:
-        if row.account_flag is not None:
-            lines.append(f"ENGAGED on {row.broker}, {WHOLE}: {row.account_flag}")
-        lines += [f"ENGAGED on {row.broker} for {name}: {why}" for name, why in sorted(row.strategy_flags.items())]
         for switch in row.switches:
-            did = "done" if switch.finished_at else "still cancelling and closing"
-            whom = switch.strategy_id or WHOLE
+            did = "cancelled and closed what it could" if switch.finished_at else "still cancelling and closing"
+            whom, since = switch.strategy_id or WHOLE, formats.clock(switch.engaged_at)
             lines.append(
-                f"{row.broker}, {whom}: since {formats.clock(switch.engaged_at)} by {switch.requested_by}, {did}"
+                f"ENGAGED on {row.broker}, {whom}, since {since} by {switch.requested_by}: {switch.reason}; {did}"
             )
+        behind = {switch.strategy_id for switch in row.switches}
+        if row.account_flag is not None and None not in behind:
+            lines.append(f"ENGAGED on {row.broker}, {WHOLE}: {row.account_flag}")
+        flags = sorted(row.strategy_flags.items())
+        lines += [f"ENGAGED on {row.broker}, {name}: {why}" for name, why in flags if name not in behind]
     return lines
 
 

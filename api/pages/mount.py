@@ -49,6 +49,7 @@ def mount(app: FastAPI, settings: Settings, reads: Reads, links: Connections, pr
         title="Alpha Panda",
         favicon=STATIC / "icon.svg",
         dark=None,
+        language="en-US",
         tailwind=False,
         binding_refresh_interval=None,
         reconnect_timeout=10.0,

@@ -50,7 +50,7 @@ def row(order: OrderSummary) -> Row:
             ),
             parts.price(order.average_price),
             parts.gain(order.net_pnl) if made else cell(formats.NONE),
-            cell(order.strategy_id, more="" if order.source == "strategy" else f"by hand: {order.source}"),
+            cell(order.strategy_id, more="" if order.source == "strategy" else "by hand"),
             cell(order.broker.value),
         ),
         "bad" if order.state in held else "",

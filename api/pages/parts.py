@@ -206,7 +206,7 @@ def said(words: str, *, bad: bool = False) -> None:
     ui.notify(
         words,
         type="negative" if bad else "positive",
-        position="bottom",
+        position="bottom-right",
         timeout=0 if bad else 5000,
         close_button="Close" if bad else False,
         multi_line=len(words) > 80,

@@ -87,7 +87,7 @@ def _row(one: DecidedSignal) -> Row:
     price = f" @ {formats.price(signal.price)}" if signal.price is not None else ""
     what = f"{signal.side} {formats.number(signal.quantity)} {signal.instrument} {signal.order_type}{price}"
     why = "; ".join(f"{denial.code}: {denial.message}" for denial in one.denials)
-    by_hand = "" if signal.source == "strategy" else f"by hand: {signal.source}"
+    by_hand = "" if signal.source == "strategy" else "by hand"
     return Row(
         str(signal.signal_id),
         (

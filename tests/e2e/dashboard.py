@@ -49,6 +49,7 @@ class Person:
             viewport=size,  # type: ignore[arg-type]
             color_scheme="dark" if dark else "light",
             timezone_id="Asia/Kolkata",
+            reduced_motion="reduce",
         )
         self.page: Page = self.context.new_page()
         self.base = f"http://127.0.0.1:{system.settings.api_port}"
