@@ -74,6 +74,7 @@ async def trading(settings: Settings) -> list[Trading]:
 def show(settings: Settings, strategies: list[Trading]) -> None:
     """Print where to look and what is trading."""
     console.print()
+    console.print(f"  Control room       [bold]http://{settings.api_host}:{settings.api_port}/[/bold]")
     console.print(f"  API and its docs   [bold]http://{settings.api_host}:{settings.api_port}/docs[/bold]")
     workflows = f"{settings.temporal_ui}/namespaces/{settings.temporal_namespace}/workflows"
     console.print(f"  Orders in Temporal [bold]{workflows}[/bold]")
