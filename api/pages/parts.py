@@ -205,7 +205,7 @@ def said(words: str, *, bad: bool = False) -> None:
     """Tell the person what became of what they asked; what went wrong stays until it is closed."""
     ui.notify(
         words,
-        type="negative" if bad else "positive",
+        color="trouble" if bad else "done",
         position="bottom-right",
         timeout=0 if bad else 5000,
         close_button="Close" if bad else False,
