@@ -55,7 +55,6 @@ class Delivery:
         parts: Parts,
         cleared: Cleared,
         failing: Failing,
-        first_backoff_s: float = FIRST_BACKOFF_S,
     ) -> None:
         self.name = channel.name
         self.trouble = ""
@@ -67,7 +66,6 @@ class Delivery:
         self._parts = parts
         self._cleared = cleared
         self._failing = failing
-        self._first_backoff_s = first_backoff_s
         self._failures = 0
         self._not_before = float("-inf")
 
@@ -141,7 +139,7 @@ class Delivery:
 
     async def _failed(self, bundle: Bundle, why: str) -> None:
         self._failures += 1
-        backoff = min(LONGEST_BACKOFF_S, self._first_backoff_s * 2.0 ** (self._failures - 1))
+        backoff = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** (self._failures - 1))
         self._not_before = time.monotonic() + backoff
         self.trouble = why
         log.warning("alerts not taken", channel=self.name, alerts=len(bundle.alerts), reason=why, again_in_s=backoff)

@@ -19,6 +19,7 @@ T0 = datetime(2026, 10, 7, 4, 0, tzinfo=UTC)
 TOKENS = {"NSE:INFY": 408065, "NSE:TCS": 2953217}
 HUNDRED = Decimal(100)
 EVENT_TYPES = {
+    OrderStatus.UNKNOWN: EventType.ORDER_UNKNOWN,
     OrderStatus.SUBMITTED: EventType.ORDER_SUBMITTED,
     OrderStatus.ACKED: EventType.ORDER_ACK,
     OrderStatus.PARTIALLY_FILLED: EventType.ORDER_FILLED,

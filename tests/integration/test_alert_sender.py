@@ -103,7 +103,7 @@ async def test_an_alert_is_told_once_and_repeats_and_restarts_double_nothing(
         await raise_alert(stack, mark, f"{mark} while nobody sent")
         async with sending(stack, tmp_path, hook):
             await eventually(lambda: hook.holding(f"{mark} while nobody sent"))
-            rows = await told_rows(engine, mark)
+        rows = await told_rows(engine, mark)
         ours = hook.holding(mark)
     assert [
         len([message for message in ours if words in message]) for words in ("first", "again 0", "again 1", "again 2")
