@@ -24,37 +24,10 @@ OFF = next(broker for broker in Broker if broker is not Broker.PAPER)
 
 
 @pytest.fixture
-def paper_only(settings: Settings) -> Settings:
-    return settings.model_copy(update={"active_brokers": (Broker.PAPER,)})
-
-
-@pytest.fixture
 async def admin(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
     connection = await connect_admin(settings)
     yield connection
     await connection.close()
-
-
-@pytest.fixture
-async def held(admin: asyncpg.Connection) -> AsyncIterator[None]:
-    """One unit held on the broker that is switched off; its name comes first whatever other tests left there."""
-    schema = routing.schema(OFF)
-    await admin.execute(
-        f'INSERT INTO "{schema}".positions (instance, instrument_token, product, account, instrument, quantity,'
-        " average_price, realized_pnl, charges, updated_at)"
-        " VALUES ('stack-check', 1, 'MIS', 'AP0001', 'BSE:AAA', 1, 1500, 0, 0, now())"
-    )
-    yield
-    await admin.execute(f"DELETE FROM \"{schema}\".positions WHERE instance = 'stack-check'")
-
-
-@pytest.mark.usefixtures("held")
-async def test_a_broker_with_a_position_cannot_be_switched_off(paper_only: Settings) -> None:
-    with pytest.raises(StopTheStart) as caught:
-        await checks.nothing_left_alone(paper_only)
-    text = str(caught.value)
-    assert "1 BSE:AAA MIS" in text
-    assert "ACTIVE_BROKERS" in text
 
 
 @pytest.fixture
@@ -77,6 +50,21 @@ async def world(apart: Settings) -> AsyncIterator[JournalWorld]:
 
 def as_user(settings: Settings, user: str, target: str) -> Settings:
     return settings.model_copy(update={"kite_user_id": user, "kite_target": KiteTarget(target)})
+
+
+async def test_a_broker_with_a_position_cannot_be_switched_off(apart: Settings) -> None:
+    connection = await connect_admin(apart)
+    await connection.execute(
+        f'INSERT INTO "{routing.schema(OFF)}".positions (instance, instrument_token, product, account, instrument, quantity,'
+        " average_price, realized_pnl, charges, updated_at)"
+        " VALUES ('stack-check', 1, 'MIS', 'AP0001', 'BSE:AAA', 1, 1500, 0, 0, now())"
+    )
+    await connection.close()
+    with pytest.raises(StopTheStart) as caught:
+        await checks.nothing_left_alone(apart.model_copy(update={"active_brokers": (Broker.PAPER,)}))
+    text = str(caught.value)
+    assert "1 BSE:AAA MIS" in text
+    assert "ACTIVE_BROKERS" in text
 
 
 async def test_an_open_order_of_another_account_or_target_stops_the_start(world: JournalWorld, apart: Settings) -> None:
