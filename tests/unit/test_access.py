@@ -107,6 +107,16 @@ async def test_a_body_too_large_or_with_a_nul_is_refused_before_anything_reads_i
         assert (await client.post(login, json={"name": "a\0b", "password": "x"})).status_code == 422
 
 
+@pytest.mark.parametrize(
+    "path", ["/static-offline-docs/../../.env", "/static-offline-docs/%2e%2e/%2e%2e/.env", "/..%2f.env"]
+)
+async def test_no_path_leads_out_of_what_is_served(app: FastAPI, path: str) -> None:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
+        answer = await client.get(httpx.URL("http://127.0.0.1", raw_path=path.encode()))
+        assert answer.status_code == 404
+        assert "PASSWORD" not in answer.text
+
+
 # roles and tokens -------------------------------------------------------------------------------------------------------
 
 
