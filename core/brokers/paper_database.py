@@ -24,8 +24,11 @@ COMMAND_S = 15.0
 
 
 def is_away(error: BaseException) -> bool:
-    """The database is away, rather than that it refused what we asked."""
-    return is_transient(error) or isinstance(error, asyncpg.InterfaceError)
+    """The database is away, rather than that it refused what we asked.
+
+    The driver's own confusion counts too: a connection cut in the middle of something refuses the next question that way.
+    """
+    return is_transient(error) or isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError)
 
 
 def connect_options(settings: Settings) -> dict[str, Any]:

@@ -22,6 +22,9 @@ from core.storage.models import LeaseRow, SharedLeaseRow
 EXPIRY_S = 6
 RENEW_S = 2.0
 
+CANCELLED_S = 10.0
+"""Work that was cancelled ends within this, or its process does."""
+
 FINISH_S = 9.0
 """How long work may go on after a stop: longer than a broker's answer may take, shorter than a process may take to end."""
 
@@ -125,8 +128,7 @@ class Lease:
                     return
                 log.warning("lease lost; standing by", lease=self.name, epoch=epoch)
             finally:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+                await _end(task, self.name)
                 try:
                     await self.release()
                 except Transient as error:
@@ -174,6 +176,20 @@ class Lease:
             log.warning("the work did not end by itself: cancelled", lease=self.name, within_s=FINISH_S)
         if task.done():
             task.result()
+
+
+async def _end(task: asyncio.Future[None], lease: str) -> None:
+    """Cancel the work. Work that will not end takes its process with it: beside it we would stand by for ever, and nobody would act.
+
+    Raises:
+        RuntimeError: it did not end within CANCELLED_S; the process ends and is started again.
+    """
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=CANCELLED_S)
+    if not done:
+        raise RuntimeError(f"the work under lease {lease} did not end within {CANCELLED_S:.0f} s of its cancel")
+    if not task.cancelled():
+        task.exception()  # told by whoever waited for the work; what a cancelled work raises is of no interest
 
 
 async def _sleep(stop: asyncio.Event, seconds: float) -> None:
