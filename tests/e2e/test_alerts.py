@@ -31,7 +31,9 @@ NOT_ALWAYS = {
     "alpha_panda_strategy_failed",
     "alpha_panda_ticks_dropped_total",
 }
-"""Series with labels that a well system, with no order open just now, has no reason to write; their names and labels are held to the code by tests/unit."""
+"""Series with labels that a well system, with no order open just now, has no reason to write.
+
+Their names and labels are held to the code by tests/unit."""
 
 
 class Channel:
