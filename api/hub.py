@@ -164,7 +164,8 @@ class EventHub:
                 if self.following:
                     log.warning("not following the log", reason=str(error))
                 self.following = False
-            except Exception:  # told whole, shown as not following, tried again: one bad moment ends no live page for good
+            except Exception:
+                # Told whole, shown as not following, tried again: one bad moment ends no live page for good.
                 log.exception("following the log failed; trying again")
                 self.following = False
             finally:
