@@ -102,13 +102,22 @@ async def test_a_snapshot_sent_after_the_hint_serves_it_without_a_new_read() -> 
     assert len(trader.sent) == 1
 
 
-async def test_reads_keep_the_brokers_distance() -> None:
-    trader = Counting(read_spacing_s=0.05)
+async def test_reads_keep_the_brokers_distance(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, give_way = [100.0], asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        now[0] += seconds
+        await give_way(0)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])  # it stands still but for the reader's own waits
+    trader = Counting(read_spacing_s=8)
     reader = reader_of(trader)
-    for _ in range(4):
-        await reader.book(not_before=time.monotonic())
-    gaps = [later - earlier for earlier, later in zip(trader.sent, trader.sent[1:], strict=False)]
-    assert min(gaps) >= 0.05
+    for _ in range(3):
+        await reader.book(not_before=now[0] + 1)
+    now[0] += 50
+    await reader.book(not_before=now[0])
+    assert trader.sent == [101, 109, 117, 167]
 
 
 async def test_a_failed_read_fails_those_it_would_have_served_and_the_next_one_works() -> None:
