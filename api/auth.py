@@ -63,6 +63,18 @@ async def actor_of(connection: HTTPConnection) -> Actor:
     return (await sessions.live(engine, access.session_id, access.user_id)).actor(origin)
 
 
+def from_elsewhere(connection: HTTPConnection) -> str | None:
+    """In words, the other page a browser says this comes from; None where it says nothing, or that it is ours.
+
+    Another port of this machine is another page: cookies are not kept apart by ports, and SameSite does not tell them apart.
+    """
+    origin, host = connection.headers.get("origin"), connection.headers.get("host", "")
+    if origin is not None and origin not in {f"http://{host}", f"https://{host}"}:
+        return f"Origin {origin[:100]!r}"
+    site = connection.headers.get("sec-fetch-site", "same-origin")
+    return None if site in {"same-origin", "none"} else f"a page elsewhere ({site[:20]})"
+
+
 def from_our_page(request: Request, actor: Actor) -> None:
     """A change asked for by cookie must carry the session's CSRF token, and an Origin, where there is one, must be ours.
 
@@ -72,10 +84,8 @@ def from_our_page(request: Request, actor: Actor) -> None:
     if request.method in SAFE or "authorization" in request.headers:
         return
     settings: Settings = request.app.state.settings
-    origin = request.headers.get("origin")
-    host = request.headers.get("host", "")
-    if origin is not None and origin not in {f"http://{host}", f"https://{host}"}:
-        raise NotAllowed(f"Origin {origin[:100]!r} is not this control room.")
+    if elsewhere := from_elsewhere(request):
+        raise NotAllowed(f"{elsewhere} is not this control room.")
     expected = tokens.csrf(settings.api_jwt_secret, actor.session_id) if actor.session_id else ""
     given = request.headers.get(CSRF_HEADER, "")
     if not expected or not given.isascii() or not tokens.same(expected, given):

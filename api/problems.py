@@ -79,9 +79,13 @@ def guarded(*more: int) -> dict[int | str, dict[str, Any]]:
     return documented(*sorted({401, 403, 422, 503, *more}))
 
 
+OF_A_BODY = (400, 408, 413)
+"""What any route that takes a body may answer of the body itself: no JSON, too slow, too large."""
+
+
 def acting(*more: int) -> dict[int | str, dict[str, Any]]:
     """The errors of every route that changes something, and these."""
-    return guarded(400, 409, 413, *more)
+    return guarded(409, *OF_A_BODY, *more)
 
 
 def status_of(error: AlphaPandaError) -> int:

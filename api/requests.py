@@ -1,10 +1,14 @@
-"""What every body sent to us has in common: no unknown field, no character a database cannot hold, bounded."""
+"""What every body sent to us has in common: no unknown field, nothing a database cannot hold, bounded in length and depth."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
+DEEPEST = 20
+"""Levels of lists and objects inside one another. No body of ours has five."""
 
 
 class Asked(BaseModel):
@@ -15,8 +19,9 @@ class Asked(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _storable(cls, given: Any) -> Any:
-        if _unstorable(given):
-            raise ValueError("text holds a character that cannot be kept (NUL, or half of a surrogate pair)")
+        wrong = _unstorable(given)
+        if wrong is not None:
+            raise ValueError(wrong)
         return given
 
 
@@ -25,9 +30,21 @@ def unstorable_text(text: str) -> bool:
     return "\0" in text or any("\ud800" <= char <= "\udfff" for char in text)
 
 
-def _unstorable(given: Any) -> bool:
-    if isinstance(given, str):
-        return unstorable_text(given)
-    if isinstance(given, dict):
-        return any(_unstorable(key) or _unstorable(value) for key, value in given.items())
-    return isinstance(given, list) and any(_unstorable(each) for each in given)
+def _unstorable(given: Any) -> str | None:
+    """Why it cannot be kept, in words. A level at a time, never by calling itself: who sends it chooses how deep it goes."""
+    level = [given]
+    for _ in range(DEEPEST):
+        inner: list[Any] = []
+        for each in level:
+            if isinstance(each, str) and unstorable_text(each):
+                return "text holds a character that cannot be kept (NUL, or half of a surrogate pair)"
+            if isinstance(each, float) and not math.isfinite(each):
+                return "a number is not finite: JSON knows no NaN and no Infinity"
+            if isinstance(each, dict):
+                inner += [*each, *each.values()]
+            elif isinstance(each, list):
+                inner += each
+        if not inner:
+            return None
+        level = inner
+    return f"lists and objects lie more than {DEEPEST} levels inside one another"

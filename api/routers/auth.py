@@ -9,10 +9,19 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field, SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.auth import ACCESS_COOKIE, CSRF_COOKIE, REFRESH_COOKIE, Viewer, needs, open_to_all, origin_of
+from api.auth import (
+    ACCESS_COOKIE,
+    CSRF_COOKIE,
+    REFRESH_COOKIE,
+    Viewer,
+    from_elsewhere,
+    needs,
+    open_to_all,
+    origin_of,
+)
 from api.deps import ReadsDep, SettingsDep
 from api.models import Answer
-from api.problems import documented
+from api.problems import OF_A_BODY, documented
 from api.requests import Asked
 from core.clock import utc_now
 from core.errors import CommandRefused, NotAllowed, NotLoggedIn
@@ -67,10 +76,17 @@ class Tokens(Answer):
 
 
 @router.post(
-    "/login", summary="Begin a session", dependencies=[open_to_all], responses=documented(401, 413, 422, 429, 503)
+    "/login",
+    summary="Begin a session",
+    dependencies=[open_to_all],
+    responses=documented(*OF_A_BODY, 401, 403, 422, 429, 503),
 )
 async def login(asked: Login, request: Request, response: Response, reads: ReadsDep, settings: SettingsDep) -> Tokens:
     """Open: it is how one becomes known. After five failures in a row nothing is checked for a while that doubles (429)."""
+    if asked.cookies and (
+        elsewhere := from_elsewhere(request)
+    ):  # else another site could log people in as somebody else
+        raise NotAllowed(f"Cookies are given to our own pages alone, not to {elsewhere}.")
     origin = origin_of(request)
     await login_guards.check_and_count(reads.engine, asked.name, origin)
     user = await users.find_user(reads.engine, asked.name)
@@ -84,7 +100,10 @@ async def login(asked: Login, request: Request, response: Response, reads: Reads
 
 
 @router.post(
-    "/refresh", summary="Carry a session on", dependencies=[open_to_all], responses=documented(401, 403, 413, 422, 503)
+    "/refresh",
+    summary="Carry a session on",
+    dependencies=[open_to_all],
+    responses=documented(*OF_A_BODY, 401, 403, 422, 503),
 )
 async def refresh(
     asked: Refresh, request: Request, response: Response, reads: ReadsDep, settings: SettingsDep
@@ -94,13 +113,13 @@ async def refresh(
     token = given or request.cookies.get(REFRESH_COOKIE, "")
     if not token:
         raise NotLoggedIn("Give a refresh_token, or log in.")
-    if given is None and request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
-        raise NotAllowed("A session is carried on from our own pages alone.")
+    if given is None and (elsewhere := from_elsewhere(request)):
+        raise NotAllowed(f"A session is carried on from our own pages alone, not from {elsewhere}.")
     session = await sessions.carry_on(reads.engine, token, origin_of(request))
     return _answer(settings, request, response, session, cookies=given is None)
 
 
-@router.post("/logout", summary="End this session", status_code=204, responses=documented(401, 403, 503))
+@router.post("/logout", summary="End this session", status_code=204, responses=documented(*OF_A_BODY, 401, 403, 503))
 async def logout(actor: Annotated[Actor, needs(Role.VIEWER, person=True)], reads: ReadsDep, response: Response) -> None:
     """Its tokens are refused from now on."""
     assert actor.session_id is not None
@@ -116,7 +135,10 @@ async def me(actor: Viewer, settings: SettingsDep) -> Me:
 
 
 @router.post(
-    "/password", summary="Change my password", status_code=204, responses=documented(401, 403, 413, 422, 429, 503)
+    "/password",
+    summary="Change my password",
+    status_code=204,
+    responses=documented(*OF_A_BODY, 401, 403, 422, 429, 503),
 )
 async def password(
     asked: PasswordChange, actor: Annotated[Actor, needs(Role.VIEWER, person=True)], reads: ReadsDep

@@ -5,6 +5,7 @@ Never tells whether a name exists: unknown names are counted like known ones.
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from datetime import datetime, timedelta
 
@@ -37,7 +38,18 @@ def wait_after(failures: int, free: int) -> timedelta:
 
 def guards(name: str, address: str) -> dict[str, int]:
     """The two counters of a login, with how many failures are free."""
-    return {f"name:{name.lower()[:64]}": FREE_BY_NAME, f"address:{address[:64]}": FREE_BY_ADDRESS}
+    return {f"name:{name.lower()[:64]}": FREE_BY_NAME, f"address:{_whose(address)[:64]}": FREE_BY_ADDRESS}
+
+
+def _whose(address: str) -> str:
+    """The network an IPv6 address lies in (/64): whoever has one address there has all of them (RFC 4291). Others as they are."""
+    try:
+        found = ipaddress.IPv6Address(address)
+    except ValueError:
+        return address
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.IPv6Network((found.packed, 64), strict=False))
 
 
 async def check_and_count(engine: AsyncEngine, name: str, address: str) -> None:
