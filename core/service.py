@@ -122,6 +122,7 @@ def _context(name: str) -> ServiceContext:
             f"No service {name!r} with KITE_TARGET={settings.kite_target} and "
             f"ACTIVE_BROKERS={','.join(settings.active_brokers)}: it is one of {', '.join(table)}"
         )
+    step_back(table[name].nice)
     return ServiceContext(
         name=name,
         settings=settings,
@@ -130,6 +131,13 @@ def _context(name: str) -> ServiceContext:
         log=logging.get(name),
         broker=table[name].broker,
     )
+
+
+def step_back(nice: int) -> None:
+    """Give way to others where the machine is busy; never takes back what whoever started us gave away. Before any thread starts,
+    for each has a priority of its own."""
+    if nice > os.getpriority(os.PRIO_PROCESS, 0):
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
 
 
 def _stop_on_signals(context: ServiceContext, hard_end: _HardEnd) -> None:

@@ -11,11 +11,16 @@ from core.trading.types import Broker, KiteTarget
 
 @dataclass(frozen=True, slots=True)
 class ServiceSpec:
-    """`name` is what `alpha-panda service NAME` takes; `broker` is set for processes that serve one broker alone."""
+    """`name` is what `alpha-panda service NAME` takes; `broker` is set for processes that serve one broker alone.
+
+    `nice` (0 to 19, as nice(1)) is how far it steps back where the machine is busy. In containers, which share a machine by
+    other means, docker/compose.yaml says the same as `cpu_shares`.
+    """
 
     name: str
     what: str
     broker: Broker | None = None
+    nice: int = 0
 
 
 SANDBOX = ServiceSpec("sandbox", "stand-in for Zerodha's servers (simulated prices)")
@@ -30,7 +35,7 @@ SHARED: tuple[ServiceSpec, ...] = (
     ServiceSpec("portfolio", "fills and marks to positions and PnL"),
     ServiceSpec("order-views", "the log to the tables people read"),
     ServiceSpec("alert-sender", "alerts to people: chat, mail, webhooks"),
-    ServiceSpec("api", "FastAPI: health, orders, positions, metrics"),
+    ServiceSpec("api", "FastAPI: health, orders, positions, metrics", nice=10),  # who looks never delays who trades
 )
 
 
