@@ -20,6 +20,7 @@ from api.pages.mount import mount
 from api.probes import Prober
 from api.reads import Reads
 from api.routers import (
+    alert_channels,
     auth,
     happenings,
     health,
@@ -56,6 +57,7 @@ V1_MODULES = (
     strategy_changes,
     operations,
     happenings,
+    alert_channels,
     reports,
 )
 

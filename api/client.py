@@ -88,6 +88,12 @@ class ApiClient:
         rows = _good(await self._ask("GET", "/streams"))["topics"]
         return [TopicStatus.model_validate(row) for row in rows]
 
+    async def read(self, path: str, *, missing: bool = False, **query: Any) -> Any:
+        """What the API answers there, as JSON; `missing`: None for what there is not."""
+        given = {name: value for name, value in query.items() if value is not None}
+        answer = await self._ask("GET", path, params=given)
+        return None if missing and answer.status_code == 404 else _good(answer)
+
     async def _get(self, kind: type[M], path: str, query: dict[str, Any]) -> M:
         given = {name: value for name, value in query.items() if value not in (None, [])}
         return kind.model_validate(_good(await self._ask("GET", path, params=given)))

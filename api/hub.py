@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from api.models import Part
 from api.probes import Prober
 from core import logging
 from core.clock import utc_now
@@ -192,11 +193,11 @@ class EventHub:
 
     async def _watch_health(self) -> None:
         """While somebody listens, say when what is ready changes."""
-        before: list[tuple[str, bool, str]] | None = None
+        before: list[Part] | None = None
         while True:
             if self._listeners:
                 found = await self._prober.ready()  # never raises: what goes wrong is the part's reason
-                now = [(part.name, part.ready, part.reason) for part in found.parts]
+                now = found.parts
                 if before is not None and now != before:
                     self.tell(_own(HEALTH, found.model_dump(mode="json")))
                 before = now

@@ -33,6 +33,7 @@ class Part(Answer):
     kind: str = Field(description="`server` or `service`", examples=["server"])
     ready: bool
     reason: str = Field(description="Why not; empty when ready.", examples=[""])
+    note: str = Field(default="", description="Worth seeing and no trouble: an alert channel that fails, a standby.")
 
 
 class Live(Answer):

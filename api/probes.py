@@ -68,7 +68,7 @@ class Prober:
         for name in names(services(self._settings)):
             word = said.get(name)
             ready, reason = (word.ready, word.reason) if word else (False, "not running: no health file")
-            parts.append(Part(name=name, kind="service", ready=ready, reason=reason))
+            parts.append(Part(name=name, kind="service", ready=ready, reason=reason, note=word.note if word else ""))
         return parts
 
     async def _ask_postgres(self) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 import typer
 
-from cli import show
+from cli import remote, show
 from cli.acting import act, acting
 from cli.progress import console
 from core.errors import StopTheStart
 
 if TYPE_CHECKING:
+    from cli.remote_operations import RemoteLetters
     from control.acts import Act
     from control.connections import Connections
     from core.messaging.dlq_letters import Letter, Wanted
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 SHOWN_BYTES = 4000
 """Bytes of a letter that `show` prints; --json has all of them."""
 
-Work = Callable[["Connections", "list[Letter]"], Awaitable[None]]
+Letters = Union["_Ours", "RemoteLetters"]
+Work = Callable[[Letters, "list[Letter]"], Awaitable[None]]
 
 LETTERS = typer.Argument(None, metavar="[LETTER]...", help="As `dlq list` names them: TOPIC/PARTITION/OFFSET.")
 TOPIC = typer.Option(None, help="Letters of this topic alone.")
@@ -53,7 +55,7 @@ def register(app: typer.Typer) -> None:
         """List open dead letters with what they died of, the oldest first."""
         wanted = _wanted([], topic, reason, since, until)
 
-        async def work(links: Connections, letters: list[Letter]) -> None:
+        async def work(_: Letters, letters: list[Letter]) -> None:
             rows = [each for each in letters if wanted.matches(each) and (closed or each.closed is None)]
             _print(rows, as_json)
 
@@ -66,10 +68,10 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Show one letter: reason, headers, the original bytes."""
 
-        async def work(links: Connections, letters: list[Letter]) -> None:
+        async def work(shelf: Letters, letters: list[Letter]) -> None:
             from control.dead_letters import named
 
-            _print_one(named(letters, [letter])[0], as_json)
+            _print_one(await shelf.whole(named(letters, [letter])[0]), as_json)
 
         _run(work)
 
@@ -93,7 +95,7 @@ def register(app: typer.Typer) -> None:
         """
         wanted = _wanted(letters, topic, reason, since, until)
         asked = act(by, note)
-        _run(lambda links, found: _replay(links, found, wanted, asked, force, yes, as_json))
+        _run(lambda shelf, found: _replay(shelf, found, wanted, asked, force, yes, as_json))
 
     @group.command()
     def drop(
@@ -110,21 +112,52 @@ def register(app: typer.Typer) -> None:
         """Close letters without sending them; their bytes stay on the log for its 90 days. Without --yes it says what it would do."""
         wanted = _wanted(letters, topic, reason, since, until)
         asked = act(by, note)
-        _run(lambda links, found: _drop(links, found, wanted, asked, yes, as_json))
+        _run(lambda shelf, found: _drop(shelf, found, wanted, asked, yes, as_json))
+
+
+class _Ours:
+    """`control.dead_letters` on this machine."""
+
+    def __init__(self, links: Connections) -> None:
+        self._links = links
+
+    async def letters(self) -> list[Letter]:
+        from control import dead_letters
+
+        return await dead_letters.letters(self._links)
+
+    async def whole(self, letter: Letter) -> Letter:
+        return letter
+
+    async def replay(
+        self, asked: Act, meant: Sequence[Letter], *, force: bool, really: bool = True
+    ) -> list[tuple[Letter, str]]:
+        from control import dead_letters
+
+        return await dead_letters.replay(self._links, asked, meant, force=force, really=really)
+
+    async def drop(self, asked: Act, meant: Sequence[Letter]) -> list[tuple[Letter, str]]:
+        from control import dead_letters
+
+        return await dead_letters.drop(self._links, asked, meant)
 
 
 def _run(work: Work) -> None:
-    """Read every letter and work on them.
+    """Read every letter, here or at a control room, and work on them.
 
     Raises:
         AlphaPandaError: what is missing or away.
     """
-    from control.dead_letters import letters
+    if remote.is_on():
+        from cli.remote_operations import RemoteLetters
 
-    async def run(links: Connections) -> None:
-        await work(links, await letters(links))
+        remote.asking(lambda api: _with(RemoteLetters(api), work))
+    else:
+        acting(lambda links: _with(_Ours(links), work))
 
-    acting(run)
+
+async def _with(shelf: Letters, work: Work) -> None:
+    await work(shelf, await shelf.letters())
 
 
 # Which letters ---------------------------------------------------------------------------------------------------------
@@ -168,23 +201,21 @@ def _wanted(
 
 
 async def _replay(
-    links: Connections, letters: list[Letter], wanted: Wanted, asked: Act, force: bool, yes: bool, as_json: bool
+    shelf: Letters, letters: list[Letter], wanted: Wanted, asked: Act, force: bool, yes: bool, as_json: bool
 ) -> None:
-    from control import dead_letters
+    from control.dead_letters import pick
 
-    outcomes = await dead_letters.replay(links, asked, dead_letters.pick(letters, wanted), force=force, really=yes)
+    outcomes = await shelf.replay(asked, pick(letters, wanted), force=force, really=yes)
     _print_outcomes(outcomes, yes, as_json)
     if any(said.startswith("refused") for _, said in outcomes):
         raise typer.Exit(1)
 
 
-async def _drop(
-    links: Connections, letters: list[Letter], wanted: Wanted, asked: Act, yes: bool, as_json: bool
-) -> None:
-    from control import dead_letters
+async def _drop(shelf: Letters, letters: list[Letter], wanted: Wanted, asked: Act, yes: bool, as_json: bool) -> None:
+    from control.dead_letters import pick
 
-    meant = dead_letters.pick(letters, wanted)
-    outcomes = await dead_letters.drop(links, asked, meant) if yes else [(each, "would be dropped") for each in meant]
+    meant = pick(letters, wanted)
+    outcomes = await shelf.drop(asked, meant) if yes else [(each, "would be dropped") for each in meant]
     _print_outcomes(outcomes, yes, as_json)
 
 

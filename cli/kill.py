@@ -8,27 +8,29 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from cli import show
+from cli import remote, show
 from cli.acting import act, acting
 from cli.progress import console, step
 from core.errors import AlphaPandaError, StopTheStart
 from core.trading.types import Broker
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine
+    from uuid import UUID
 
+    from cli.remote_operations import RemoteKill
     from control.acts import Act
     from control.connections import Connections
-    from core.config import Settings
     from core.storage.kill import KillRecord, KillState
+
+T = TypeVar("T")
 
 _BROKER = typer.Option(None, help="One broker; all active ones without it.")
 _STRATEGY = typer.Option(None, help="One strategy; without it the whole account.")
-_BY = typer.Option("", help="Who you are; needed with --yes.")
+_BY = typer.Option("", help="Who you are; needed with --yes, except with --url: there the key says it.")
 _REASON = typer.Option("", help="Why; it is kept, and shown beside the flag.")
 _YES = typer.Option(False, "--yes", help="Do not ask; needs --by and --reason.")
 
@@ -54,13 +56,12 @@ def register(app: typer.Typer) -> None:
         """Stop entries, cancel our orders, close our positions. Entries stay stopped until `kill off`."""
         if include_foreign and strategy is not None:
             raise StopTheStart("--include-foreign is of a whole account: leave --strategy out.")
-        settings = _settings()
-        brokers = _brokers(settings, broker)
+        brokers = _run(lambda switch: switch.brokers(broker))
         where = f"{strategy or 'everything'} on {', '.join(brokers)}"
         word = "include-foreign" if include_foreign else "kill"
         by, reason = _who(by, reason, yes, f"Kill {where}: type `{word}` to do it", word)
         asked = act(by, reason)
-        if not acting(lambda links: _engage_all(links, asked, brokers, strategy, include_foreign, wait), settings):
+        if not _run(lambda switch: _engage_all(switch, asked, brokers, strategy, include_foreign, wait)):
             raise typer.Exit(1)
 
     @kill.command()
@@ -73,12 +74,11 @@ def register(app: typer.Typer) -> None:
         force: bool = typer.Option(False, "--force", help="Also while it still works; what is open then stays open."),
     ) -> None:
         """Release the kill switch: entries may go again. Refused while it still works, unless forced."""
-        settings = _settings()
-        brokers = _brokers(settings, broker)
+        brokers = _run(lambda switch: switch.brokers(broker))
         where = f"{strategy or 'everything'} on {', '.join(brokers)}"
         by, reason = _who(by, reason, yes, f"Let {where} enter again: type `release` to do it", "release")
         asked = act(by, reason)
-        if not acting(lambda links: _release_all(links, asked, brokers, strategy, force), settings):
+        if not _run(lambda switch: _release_all(switch, asked, brokers, strategy, force)):
             raise typer.Exit(1)
 
     @kill.command()
@@ -86,8 +86,7 @@ def register(app: typer.Typer) -> None:
         broker: Broker | None = _BROKER, as_json: bool = typer.Option(False, "--json", help="JSON instead of text.")
     ) -> None:
         """Show the flags, and what each kill switch has done and waits for."""
-        settings = _settings()
-        states = acting(lambda links: _states(links, _brokers(settings, broker)), settings)
+        states = _run(lambda switch: _states(switch, broker))
         if as_json:
             from control.kill import plain
 
@@ -97,16 +96,55 @@ def register(app: typer.Typer) -> None:
             _print(each, state)
 
 
-def _settings() -> Settings:
+class _Ours:
+    """`control.kill` on this machine."""
+
+    def __init__(self, links: Connections) -> None:
+        self._links = links
+
+    async def brokers(self, broker: Broker | None) -> list[Broker]:
+        active = self._links.settings.active_brokers
+        if broker is not None and broker not in active:
+            raise StopTheStart(f"{broker} is not in ACTIVE_BROKERS={','.join(active)}.")
+        return [broker] if broker is not None else list(active)
+
+    async def engage(
+        self, asked: Act, broker: Broker, strategy: str | None, *, include_foreign: bool = False
+    ) -> KillRecord:
+        from control import kill as control
+
+        return await control.engage(self._links, asked, broker, strategy, include_foreign=include_foreign)
+
+    async def work(self, broker: Broker, record: KillRecord) -> str:
+        from control import kill as control
+
+        return await control.work(self._links, broker, record)
+
+    async def release(self, asked: Act, broker: Broker, strategy: str | None, *, force: bool = False) -> None:
+        from control import kill as control
+
+        await control.release(self._links, asked, broker, strategy, force=force)
+
+    async def state(self, broker: Broker) -> KillState:
+        from control import kill as control
+
+        return await control.state(self._links, broker)
+
+    async def read(self, broker: Broker, kill_id: UUID) -> KillRecord | None:
+        from core.storage.kill import read_kill
+
+        return await read_kill(self._links.journal(broker), kill_id)
+
+
+def _run(work: Callable[[_Ours | RemoteKill], Awaitable[T]]) -> T:
+    """Here, or at a control room. Raises as `work`."""
+    if remote.is_on():
+        from cli.remote_operations import RemoteKill
+
+        return remote.asking(lambda api: work(RemoteKill(api)))
     from core.config import load_settings
 
-    return load_settings()
-
-
-def _brokers(settings: Settings, broker: Broker | None) -> list[Broker]:
-    if broker is not None and broker not in settings.active_brokers:
-        raise StopTheStart(f"{broker} is not in ACTIVE_BROKERS={','.join(settings.active_brokers)}.")
-    return [broker] if broker is not None else list(settings.active_brokers)
+    return acting(lambda links: work(_Ours(links)), load_settings())
 
 
 def _who(by: str, reason: str, yes: bool, question: str, word: str) -> tuple[str, str]:
@@ -115,6 +153,8 @@ def _who(by: str, reason: str, yes: bool, question: str, word: str) -> tuple[str
     Raises:
         StopTheStart: something is missing, or something else was typed.
     """
+    if remote.is_on():
+        by = by or "the key's owner"  # who it is, the control room knows better
     if yes:
         if not by or not reason:
             raise StopTheStart("--yes needs --by (who) and --reason (why): both are kept.")
@@ -143,20 +183,23 @@ async def _each(brokers: Iterable[Broker], work: Callable[[Broker], Awaitable[An
 
 
 async def _engage_all(
-    links: Connections, asked: Act, brokers: list[Broker], strategy: str | None, include_foreign: bool, wait: float
+    switch: _Ours | RemoteKill,
+    asked: Act,
+    brokers: list[Broker],
+    strategy: str | None,
+    include_foreign: bool,
+    wait: float,
 ) -> bool:
-    from control import kill as control
-
     engaged: dict[Broker, KillRecord] = {}
 
     async def flag(broker: Broker) -> None:
-        engaged[broker] = await control.engage(links, asked, broker, strategy, include_foreign=include_foreign)
+        engaged[broker] = await switch.engage(asked, broker, strategy, include_foreign=include_foreign)
         console.print(f"[green]✓[/green] {broker}: the flag is set, entries are stopped")
 
     async def work(broker: Broker) -> None:
-        name = await control.work(links, broker, engaged[broker])
+        name = await switch.work(broker, engaged[broker])
         console.print(f"  {broker}: {name}")
-        await _watch(broker, links.journal(broker), engaged[broker], wait)
+        await _watch(switch, broker, engaged[broker], wait)
 
     well = await _each(brokers, flag)
     try:
@@ -165,14 +208,12 @@ async def _engage_all(
         console.print("Entries stay stopped until `alpha-panda kill off`; look with `alpha-panda kill status`.")
 
 
-async def _watch(broker: Broker, engine: AsyncEngine, record: KillRecord, seconds: float) -> None:
+async def _watch(switch: _Ours | RemoteKill, broker: Broker, record: KillRecord, seconds: float) -> None:
     """Until its report is there, or the seconds are over; then it says so and the workflow goes on by itself."""
-    from core.storage.kill import read_kill
-
     with step(f"{broker}: cancel our orders, close our positions") as shown:
         end = asyncio.get_running_loop().time() + seconds
         while True:
-            found = await read_kill(engine, record.kill_id)
+            found = await switch.read(broker, record.kill_id)
             if found is not None and found.finished_at is not None:
                 shown.say("done")
                 break
@@ -184,21 +225,17 @@ async def _watch(broker: Broker, engine: AsyncEngine, record: KillRecord, second
 
 
 async def _release_all(
-    links: Connections, asked: Act, brokers: list[Broker], strategy: str | None, force: bool
+    switch: _Ours | RemoteKill, asked: Act, brokers: list[Broker], strategy: str | None, force: bool
 ) -> bool:
-    from control import kill as control
-
     async def one(broker: Broker) -> None:
-        await control.release(links, asked, broker, strategy, force=force)
+        await switch.release(asked, broker, strategy, force=force)
         console.print(f"[green]✓[/green] {broker}: released, entries may go again")
 
     return await _each(brokers, one)
 
 
-async def _states(links: Connections, brokers: list[Broker]) -> list[tuple[Broker, KillState]]:
-    from control import kill as control
-
-    return [(broker, await control.state(links, broker)) for broker in brokers]
+async def _states(switch: _Ours | RemoteKill, broker: Broker | None) -> list[tuple[Broker, KillState]]:
+    return [(each, await switch.state(each)) for each in await switch.brokers(broker)]
 
 
 def _print(broker: Broker, state: KillState) -> None:

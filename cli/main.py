@@ -66,6 +66,7 @@ MODULES = (
 
 REMOTE = frozenset(
     {"orders", "order", "positions", "pnl", "strategies", "topics", "reconcile", "cancel", "modify", "resolve"}
+    | {"kill", "dlq", "alerts"}
 )
 """Commands that may ask a control room elsewhere."""
 

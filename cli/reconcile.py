@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cli import show
+from cli import remote, show
 from cli.acting import act, acting
 from cli.progress import console
 from core.trading.types import Broker
@@ -56,6 +56,10 @@ def _run(broker: Broker | None) -> list[Round]:
     from control.reconciliation import answer, ask
 
     asked = act(reason="asked by a person")
+    if remote.is_on():
+        from cli.remote_operations import reconcile
+
+        return remote.asking(lambda api: reconcile(api, asked, broker, within_s=WAIT_S))
 
     async def work(links: Connections) -> list[Round]:
         brokers = links.settings.active_brokers if broker is None else (broker,)

@@ -5,8 +5,10 @@ The same commands say the same. What needs the machine itself (start and stop, l
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from core.errors import StopTheStart
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from core.storage.commands import CommandRecord
     from core.trading.commands import CommandKind
     from core.trading.types import Broker, KiteTarget
+
+T = TypeVar("T")
 
 LONGEST_WAIT_S = 30.0
 
@@ -61,6 +65,16 @@ def client() -> ApiClient:
 
     assert _target is not None
     return ApiClient(_target.url, SecretStr(_target.token))
+
+
+def asking(work: Callable[[ApiClient], Awaitable[T]]) -> T:
+    """Run `work` with a client of the control room and close it. Raises as `work`."""
+
+    async def run() -> T:
+        async with client() as api:
+            return await work(api)
+
+    return asyncio.run(run())
 
 
 def refuse(what: str) -> None:

@@ -1,4 +1,4 @@
-"""Alerts for people who look and try: history, how the channels are, and a test message to each.
+"""Alerts for people who look and try: how the channels are, what was told, and a test message to each channel.
 
 Never shows a channel's URL, and sends only to those of the settings.
 """
@@ -6,19 +6,20 @@ Never shows a channel's URL, and sends only to those of the settings.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from core import ids
+from control.acts import Act
 from core.alerting import policy
 from core.alerting.channels import AppriseChannel, ChannelFailed, channels
-from core.clock import utc_now
+from core.clock import to_ist, utc_now
 from core.config import Settings
 from core.errors import CommandRefused, Transient
 from core.events.payloads import Alert
-from core.people.roles import Actor
-from core.storage.alerts import take_in
+from core.storage import alerts as storage
+from core.storage.alerts import ChannelState
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,22 @@ class Tested:
     error: str | None
 
 
-async def try_channels(settings: Settings, engine: AsyncEngine, actor: Actor) -> tuple[list[Tested], bool]:
+async def channel_states(engine: AsyncEngine) -> list[ChannelState]:
+    """How each channel is that the alert-sender uses now. Empty: nobody is told. Raises Transient."""
+    return [each for each in await storage.channel_states(engine) if each.active]
+
+
+def trouble(states: Sequence[ChannelState]) -> list[str]:
+    """One line for each channel that fails: what a person must see, since by that channel they will not hear of it."""
+    return [
+        f"The alert channel {each.channel} takes no message since {to_ist(each.failing_since):%d %b %H:%M} IST: "
+        f"{each.last_error or 'no reason given'}"
+        for each in states
+        if each.active and each.failing_since is not None
+    ]
+
+
+async def try_channels(settings: Settings, engine: AsyncEngine, act: Act) -> tuple[list[Tested], bool]:
     """Send a test message to every channel at once, quiet hours or not. Returns what came of it, and whether history has it.
 
     Raises:
@@ -40,19 +56,21 @@ async def try_channels(settings: Settings, engine: AsyncEngine, actor: Actor) ->
         raise CommandRefused("ALERT_URLS names no channel: write one in .env, as docs/operations.md, Alerts, shows")
     alert = Alert(
         kind="test",
-        subject=actor.name,
-        message=f"A test by {actor.name}: this channel works.",
+        subject=act.by,
+        message=f"A test by {act.by}: this channel works.",
         action="Nothing.",
         at=utc_now(),
     )
-    identity = ids.new_id()
+    identity = act.derived("alert", "test")
     words = policy.Waiting(identity, alert.kind, alert.subject, alert.message, alert.action, alert.at)
     bundle = policy.Bundle(alert.kind, (words,))
     where = f"{settings.kite_target}{', SIMULATED' if settings.simulated else ''}"
     tested = list(await asyncio.gather(*(_try(channel, bundle, where) for channel in found)))
     told = {each.channel: each.error for each in tested}
+    failed = sum(error is not None for error in told.values())
     try:
-        await take_in(engine, identity, alert, actor.via, list(told), told, again=False)
+        await storage.take_in(engine, identity, alert, act.actor.via, list(told), told, again=False)
+        await act.note(engine, "alerts.test", "channels", after={"tried": len(told), "failed": failed})
     except Transient:
         return tested, False  # a channel can be tried while the database is away
     return tested, True

@@ -53,14 +53,17 @@ class Switch(Answer):
 
     kill_id: str
     broker: Broker
+    account: str
     strategy_id: str | None
     requested_by: str
     reason: str
     include_foreign: bool
     engaged_at: datetime
     finished_at: datetime | None
-    released_at: datetime | None
     report: dict[str, Any] | None
+    released_at: datetime | None
+    released_by: str | None
+    release_reason: str | None
 
     @staticmethod
     def of(broker: Broker, record: KillRecord) -> Switch:
@@ -230,7 +233,10 @@ class DeadLetter(Answer):
     event_id: str | None
     type: str
     failed_at: datetime
-    reason: str
+    reason: str = Field(description="Stage, error and message in one line.")
+    stage: str = Field(description="decode, validate, handle or publish.")
+    error_type: str
+    error: str
     attempts: str
     consumer_group: str
     state: str = Field(description="OPEN, REPLAYED or DROPPED.")
@@ -257,6 +263,7 @@ class Letters(Asked):
     )
     reason: Reason
     force: bool = Field(default=False, description="Also signals for real money that are not too old.")
+    dry_run: bool = Field(default=False, description="Only say what would become of each.")
 
 
 class LetterOutcome(Answer):
@@ -296,7 +303,8 @@ async def replay(asked: Letters, asking: Operating) -> LetterOutcomes:
 
     async def work(act: Act) -> LetterOutcomes:
         meant = dead_letters.pick(await dead_letters.letters(asking.links), Wanted(names=frozenset(asked.letters)))
-        return _outcomes(await dead_letters.replay(asking.links, act, meant, force=asked.force))
+        really = not asked.dry_run
+        return _outcomes(await dead_letters.replay(asking.links, act, meant, force=asked.force, really=really))
 
     return await asking.once(LetterOutcomes, asked.reason, work)
 
@@ -307,6 +315,8 @@ async def drop(asked: Letters, asking: Operating) -> LetterOutcomes:
 
     async def work(act: Act) -> LetterOutcomes:
         meant = dead_letters.pick(await dead_letters.letters(asking.links), Wanted(names=frozenset(asked.letters)))
+        if asked.dry_run:
+            return _outcomes([(each, "would be dropped") for each in meant])
         return _outcomes(await dead_letters.drop(asking.links, act, meant))
 
     return await asking.once(LetterOutcomes, asked.reason, work)
@@ -325,6 +335,9 @@ def _letter(letter: Letter) -> dict[str, Any]:
         "type": letter.record.headers.get("type", b"").decode(errors="replace"),
         "failed_at": letter.failed_at,
         "reason": letter.reason,
+        "stage": letter.why("stage"),
+        "error_type": letter.why("error-type"),
+        "error": letter.why("error-message"),
         "attempts": letter.why("attempts"),
         "consumer_group": letter.why("consumer-group"),
         "state": letter.closed.action.value if letter.closed else "OPEN",

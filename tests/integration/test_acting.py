@@ -33,7 +33,6 @@ from tests.fixtures.people import forgive, make_key
 from tests.integration.messaging import producing, read_back
 from tests.integration.portfolio_support import eventually, running
 from tests.integration.test_dlq import die
-from tests.integration.test_portfolio_cli import run
 from tests.journal_world import JournalWorld
 from tests.order_events import make_order_event, make_order_state, make_raw_event, make_rejected_event, make_signal
 from tests.strategy_world import INFY, make_instrument
@@ -461,25 +460,3 @@ async def test_exports_are_tables_a_spreadsheet_does_not_run(room: Room, setting
     assert (await room.get("/exports/fills.csv")).status_code == 200
     assert (await room.get("/pnl/day")).status_code == 200
     assert (await room.get("/pnl/day", day="0001-01-01")).status_code == 200
-
-
-async def test_the_command_line_asks_a_control_room_elsewhere(room: Room, settings: Settings, name: str) -> None:
-    await made(room, name)
-    url = f"http://{settings.api_host}:{settings.api_port}"
-    there = ("--url", url, "--token", room._keys[Role.TRADER])
-    paused = await run(*there, "strategies", "activate", name, "--reason", "from afar", "--json")
-    assert json.loads(paused.stdout)["version"] == 2, paused.stderr
-    assert (await room.audited("strategy.activate", name))["via"].startswith("key ")
-    listed = await run(*there, "strategies", "--json")
-    assert name in {row["strategy_id"] for row in json.loads(listed.stdout)}
-    engine = broker_engine(settings, PAPER)
-    order_id = await (await JournalWorld.make(engine, PAPER)).order()
-    await engine.dispose()
-    asked = await run(*there, "cancel", str(order_id), "--reason", "from afar", "--wait", "0", "--json")
-    assert (asked.exit_code, json.loads(asked.stdout)["kind"]) == (3, "CANCEL"), asked.stderr
-    assert (await run(*there, "users", "list")).exit_code == 1
-    await room.ask(f"/strategies/{name}/pause", {})
-    assert (
-        "role admin"
-        in (await run(*there, "strategies", "opt-in", name, "--target", "local", "--yes", "--by", "me")).stderr
-    )

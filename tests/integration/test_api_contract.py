@@ -131,7 +131,7 @@ async def test_no_route_is_open_that_should_not_be(who: str, base: str, tokens_o
             for part in ("order_id", "request_id", "signal_id"):
                 path = path.replace(f"{{{part}}}", str(uuid4()))
             path = path.replace("{scope}", "strategy").replace("{name}", "x1").replace("{key_id}", "x1")
-            path = path.replace("{letter:path}", "a/0/1")
+            path = path.replace("{letter:path}", "a/0/1").replace("{broker}", "paper")
             needed = access_of[name]
             assert not isinstance(needed, str | None)
             if who == "viewer" and needed.role is Role.VIEWER:

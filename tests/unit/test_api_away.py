@@ -88,7 +88,7 @@ async def test_a_part_that_is_away_is_named(app: FastAPI, name: str) -> None:
     order = str(uuid4())
     path = template.replace("{order_id}", order).replace("{request_id}", order).replace("{signal_id}", order)
     path = path.replace("{scope}", "strategy").replace("{name}", "s1").replace("{key_id}", "k1")
-    path = path.replace("{letter:path}", "paper.signals.raw/0/1")
+    path = path.replace("{letter:path}", "paper.signals.raw/0/1").replace("{broker}", "paper")
     body = BODIES.get(name, {})
     if template.endswith("/resolve"):
         body = {"resolution": "never-placed", "order_id": order} | WHY
