@@ -91,6 +91,7 @@ def show(settings: Settings, strategies: list[Trading]) -> None:
         console.print(
             "  [bold yellow]Prices are SIMULATED[/bold yellow] (KITE_TARGET=local): no order leaves this machine."
         )
+        console.print(f"  Logged in at the sandbox by itself, as {escape(settings.kite_user_id)}: nobody need log in.")
     console.print()
 
 

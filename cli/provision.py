@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -19,15 +20,17 @@ def _nothing(text: str) -> None:
     pass
 
 
-async def _database(settings: Settings) -> None:
+async def _database(settings: Settings) -> str:
+    """Roles, schema, grants, demo rows. Returns the schema's revision."""
     from core.storage import roles
     from core.storage.migrate import migrate
     from core.storage.seed import seed
 
     await roles.prepare(settings)
-    await migrate(settings)
+    revision = await migrate(settings)
     await roles.grant(settings)
     await seed(settings)
+    return revision
 
 
 async def provision(settings: Settings, say: Callable[[str], None] = _nothing) -> None:
@@ -92,9 +95,9 @@ def register(app: typer.Typer) -> None:
         os._exit(0)  # the Temporal SDK sometimes crashes an interpreter that ends the usual way
 
     @app.command()
-    def migrate() -> None:
+    def migrate(as_json: bool = typer.Option(False, "--json", help="JSON instead of text.")) -> None:
         """Bring the database schema to this code's version."""
         from core.config import settings
 
-        asyncio.run(_database(settings()))
-        print("The schema is at this code's version.")
+        revision = asyncio.run(_database(settings()))
+        print(json.dumps({"revision": revision}) if as_json else f"The schema is at this code's version: {revision}.")

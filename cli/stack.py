@@ -123,10 +123,11 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _run_in_foreground() -> None:
+def _run_in_foreground(*, raw: bool = False) -> None:
     from cli import compose, logs
     from core.config import settings as read_settings
 
+    console.stderr = raw  # then standard output is JSON alone
     for number in STOPS:
         signal.signal(number, _interrupt)
     try:
@@ -135,7 +136,7 @@ def _run_in_foreground() -> None:
         if running_stack(settings) == "docker":
             compose.logs(settings, None)
         else:
-            logs.follow(settings, None, lines=0)
+            logs.follow(settings, None, lines=0, raw=raw)
     except KeyboardInterrupt:
         console.print()
     finally:
@@ -159,9 +160,9 @@ def register(app: typer.Typer) -> None:
         take_down(settings())
 
     @app.command()
-    def run() -> None:
+    def run(as_json: bool = typer.Option(False, "--json", help="Log lines as JSON, as they were written.")) -> None:
         """Everything in the foreground with readable logs; Ctrl-C stops it cleanly."""
-        _run_in_foreground()
+        _run_in_foreground(raw=as_json)
         _end(0)
 
     @app.command()

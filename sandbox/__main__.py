@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import logging
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -18,7 +20,7 @@ from sandbox.server import serve
 
 def run(arguments: list[str]) -> int:
     """Serve until asked to stop; returns the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    _log_to_stderr(as_json="--json" in arguments)
     for name in ("httpx", "uvicorn.error"):  # uvicorn prints a WebSocket's address, and with it the access token
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
@@ -27,6 +29,23 @@ def run(arguments: list[str]) -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
+
+
+class _Json(logging.Formatter):
+    """One JSON object a line, in the words of our other logs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC).isoformat()
+        row = {"timestamp": at, "level": record.levelname.lower(), "logger": record.name, "event": record.getMessage()}
+        if record.exc_info:
+            row["exception"] = self.formatException(record.exc_info)
+        return json.dumps(row)
+
+
+def _log_to_stderr(*, as_json: bool) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Json() if as_json else logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def parse(arguments: list[str]) -> SandboxConfig:
@@ -51,7 +70,9 @@ def parse(arguments: list[str]) -> SandboxConfig:
     flags.add_argument("--heartbeat-interval", type=float, default=1.0)
     flags.add_argument("--step-latency", type=float, default=0.002, help="seconds an order spends in each state")
     flags.add_argument("--opening-cash", default="10000000", help="rupees")
+    flags.add_argument("--json", action="store_true", help="log lines as JSON")
     values = vars(flags.parse_args(arguments))
+    del values["json"]
     if not values["api_secret"]:
         flags.error("--api-secret (or KITE_API_SECRET) is required")
     return SandboxConfig(**{**values, "api_secret": SecretStr(values["api_secret"])})

@@ -15,20 +15,22 @@ from core.storage.db import admin_url
 from core.trading.types import Broker
 
 
-async def migrate(settings: Settings) -> None:
-    """Create the schemas and run every missing migration, in one transaction. Safe to run again."""
+async def migrate(settings: Settings) -> str:
+    """Create the schemas and run every missing migration, in one transaction. Safe to run again. Returns the revision it is at."""
     engine = create_async_engine(admin_url(settings))
     try:
         async with engine.begin() as connection:
             for name in (CONFIG_SCHEMA, PEOPLE_SCHEMA, PAPER_EXCHANGE_SCHEMA, *(schema(broker) for broker in Broker)):
                 await connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{name}"'))
-            await connection.run_sync(_upgrade)
+            return await connection.run_sync(_upgrade)
     finally:
         await engine.dispose()
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection) -> str:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+    version = text(f'SELECT version_num FROM "{CONFIG_SCHEMA}".alembic_version')  # noqa: S608
+    return str(connection.execute(version).scalar_one())

@@ -88,6 +88,17 @@ def test_what_trades_follows_opt_ins_targets_and_active_brokers(
     assert overview.judge(make_settings(active_brokers=active), opted) == (runs, off)
 
 
+def test_the_overview_says_that_local_logged_in_by_itself(
+    make_settings: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overview.show(make_settings(kite_target="local"), [])
+    said = capsys.readouterr().out
+    assert "Logged in at the sandbox by itself, as AP0001" in said
+    assert "SIMULATED" in said
+    overview.show(make_settings(kite_target="production"), [])
+    assert "by itself" not in capsys.readouterr().out
+
+
 def test_the_code_hash_changes_with_env_file_and_settings_and_not_by_itself(tmp_path: Path, make_settings: Any) -> None:
     first = record.code_hash(make_settings())
     assert record.code_hash(make_settings()) == first
