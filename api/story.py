@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+from api.pages.formats import grouped
 from core.storage.views import StoredEvent
 
 
@@ -40,7 +41,7 @@ def _order(kind: str, order: dict[str, Any], fill: dict[str, Any] | None) -> str
     sentences = {
         "order.submitted": f"the broker took it as {broker_order} (send {order['send_no']})",
         "order.ack": f"the exchange has it ({broker_order})",
-        "order.modified": f"modified: {order['quantity']} {order['order_type']} @ {order['price'] or 'market'}",
+        "order.modified": f"modified: {order['quantity']} {order['order_type']} @ {money(order['price']) if order['price'] else 'market'}",
         "order.cancelled": f"cancelled with {order['filled_quantity']} of {order['quantity']} filled{why}",
         "order.rejected": f"rejected{why}",
         "order.expired": f"expired{why}",
@@ -51,7 +52,8 @@ def _order(kind: str, order: dict[str, Any], fill: dict[str, Any] | None) -> str
 
 
 def money(amount: str | Decimal) -> str:
-    """Rupees with two decimals, more only where they are there."""
+    """Rupees with two decimals, more only where they are there; Indian grouping."""
     value = Decimal(amount)
     places = max(2, -int(value.normalize().as_tuple().exponent)) if value else 2
-    return f"{value:.{min(places, 4)}f}"
+    whole, _, paise = f"{abs(value):.{min(places, 4)}f}".partition(".")
+    return f"{'-' if value < 0 else ''}{grouped(whole)}.{paise}"

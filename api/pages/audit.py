@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from nicegui.element import Element
-
 from api.auth import Needs
 from api.pages import parts
 from api.pages.desk import Desk
 from api.pages.dialogs import Field
+from api.pages.listing import SHOWN, Listed, Listing, text_of
 from api.pages.page import Page
-from api.pages.parts import Column, Row, Table, cell
+from api.pages.parts import Column, Row, cell
 from api.routers import people
 from core.people.roles import Role, Scope
-
-SHOWN = 50
 
 _COLUMNS = (
     Column("When"),
@@ -32,46 +29,20 @@ async def build(desk: Desk) -> None:
     who = Field("who", "Who", placeholder="anybody")
     action = Field("action", "Did", placeholder="kill.  or  strategy.pause")
     subject = Field("subject", "To what", placeholder="anything")
-    cursors: list[str | None] = [None]
-    following: list[str | None] = [None]
 
-    async def load() -> None:
+    async def read(cursor: str | None) -> Listed:
         page = await people.read_audit(
             desk.room.links,
-            actor=str(who.value).strip() or None,
-            action=str(action.value).strip() or None,
-            subject=str(subject.value).strip() or None,
-            cursor=cursors[-1],
+            actor=text_of(who),
+            action=text_of(action),
+            subject=text_of(subject),
+            cursor=cursor,
             limit=SHOWN,
         )
-        following[0] = page.next
-        table.show([_row(one) for one in page.entries])
-        parts.offer(newer, len(cursors) > 1)
-        parts.offer(older, page.next is not None)
+        empty = "Nothing fits. Every login, command and change is written here."
+        return Listed([_row(one) for one in page.entries], page.next, empty)
 
-    def again() -> None:
-        cursors[:] = [None]
-        ask[0]()
-
-    def go_newer() -> None:
-        if len(cursors) > 1:
-            cursors.pop()
-            ask[0]()
-
-    def go_older() -> None:
-        if following[0]:
-            cursors.append(following[0])
-            ask[0]()
-
-    with Element("section").classes("card").props('aria-label="Audit"'):
-        with Element("div").classes("filters"):
-            for each in (who, action, subject):
-                each.build(again)
-        table = Table("Audit", _COLUMNS, empty="Nothing fits. Every login, command and change is written here.")
-        with Element("div").classes("choices"):
-            newer = parts.button("Newer", go_newer, "small hidden")
-            older = parts.button("Older", go_older, "small hidden")
-    ask = [await desk.refresh("audit", load)]
+    await Listing("Audit", _COLUMNS, (who, action, subject), read).follow(desk, "audit")
 
 
 def _row(one: people.AuditEntry) -> Row:

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from datetime import datetime
 from typing import Any
 
 from nicegui import ui
 from nicegui.element import Element
 
 from api.pages import formats, parts
+from api.pages.chart_drawing import GREY, RUPEES, axis, money_axis
 from api.pages.desk import Desk
 from api.pages.live import Seen
-from core.clock import to_ist
+from core.clock import IST, to_ist
 
 LINES = ("#3b82f6", "#d97706", "#8b5cf6", "#0d9488", "#db2777", "#65a30d")
-GREY = "#7c8794"
 """Read on light and on dark."""
-
-
-def axis() -> dict[str, Any]:
-    return {
-        "axisLabel": {"color": GREY, "hideOverlap": True},
-        "axisLine": {"lineStyle": {"color": GREY}},
-        "splitLine": {"lineStyle": {"color": GREY, "opacity": 0.2}},
-    }
 
 
 async def day_curve(desk: Desk) -> None:
@@ -42,7 +35,7 @@ async def day_curve(desk: Desk) -> None:
         chart.classes(remove="hidden")
         series: dict[str, list[list[Any]]] = defaultdict(list)
         for point in points:
-            series[point.instance].append([int(point.at.timestamp() * 1000), float(point.net_pnl)])
+            series[point.instance].append([_wall(point.at), float(point.net_pnl)])
         last = {name: formats.gain(_last(points, name)) for name in series}
         chart.props["aria-label"] = "Realised net PnL of the day: " + ", ".join(f"{k} {v}" for k, v in last.items())
         parts.put(words, f"Last step at {to_ist(points[-1].at):%H:%M:%S} IST")
@@ -53,6 +46,12 @@ async def day_curve(desk: Desk) -> None:
             chart.update()
 
     await desk.follow("curve", show)
+
+
+def _wall(at: datetime) -> int:
+    """Milliseconds that an axis in UTC writes as the time of day in IST, wherever the browser is."""
+    offset = IST.utcoffset(None)
+    return int((at + offset).timestamp() * 1000)
 
 
 def _last(points: list[Any], name: str) -> Any:
@@ -74,11 +73,11 @@ def _line(name: str, rows: list[list[Any]], at: int) -> dict[str, Any]:
 def _options(series: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "animation": False,
-        "useUTC": False,
+        "useUTC": True,
         "grid": {"left": 8, "right": 36, "top": 36, "bottom": 8, "containLabel": True},
         "legend": {"textStyle": {"color": GREY}, "top": 0, "left": 0, "type": "scroll"},
-        "tooltip": {"trigger": "axis"},
+        "tooltip": {"trigger": "axis", ":valueFormatter": RUPEES},
         "xAxis": {"type": "time", **axis()},
-        "yAxis": {"type": "value", "scale": True, **axis()},
+        "yAxis": money_axis(),
         "series": series,
     }

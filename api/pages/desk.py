@@ -94,6 +94,8 @@ class Desk:
         self.request = request
         self.client = client
         self.over = False
+        self.on_trouble: Callable[[str], None] = lambda _: None
+        self._troubles: dict[object, str] = {}
         room.desks.add(self)
         client.on_delete(self._gone)
 
@@ -114,7 +116,10 @@ class Desk:
         await self.room.live.watch(name, (self, shown), self._inside(shown))
 
     async def refresh(self, name: str, work: Callable[[], Awaitable[None]]) -> Callable[[], None]:
-        """Run `work` now and after each change of the fact, one run at a time. Returns what asks for another run."""
+        """Run `work` now and after each change of the fact, one run at a time. Returns what asks for another run.
+
+        What keeps a run from its figures is said on the page until one succeeds.
+        """
         again = asyncio.Event()
 
         async def run() -> None:
@@ -125,6 +130,7 @@ class Desk:
                     return
                 with self.client:
                     _, wrong = await self.attempt(work())
+                    self._trouble(work, wrong)
                 if wrong:
                     log.warning("a page could not be refreshed", page=self.request.url.path, reason=wrong)
 
@@ -134,6 +140,15 @@ class Desk:
         await self.room.live.watch(name, (self, work), lambda _: again.set())
         again.clear()
         return again.set
+
+    def _trouble(self, source: object, words: str) -> None:
+        """Words of what is in the way, empty once it is over; `on_trouble` gets what to say, empty for nothing."""
+        if words:
+            self._troubles[source] = words
+        else:
+            self._troubles.pop(source, None)
+        said = next(iter(self._troubles.values()), "")
+        self.on_trouble(f"This page is old: {said}" if said else "")
 
     def _inside(self, shown: Shown) -> Shown:
         def show(seen: Seen) -> None:

@@ -11,28 +11,29 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from api.hub import Event, EventHub
 from api.models import OrderPage, Part, PnlReport, PositionList
 from api.pages.live import Source
 from api.probes import Prober
 from api.reads import Reads
-from api.routers import operations, reports
+from api.routers import alert_channels, operations, reports
 from control import broker_session
 from control.connections import Connections
 from core.brokers import paper, zerodha
 from core.brokers.port import BrokerProfile
+from core.clock import day_began, trading_day, utc_now
 from core.config import Settings
-from core.errors import Transient
 from core.events import topics
 from core.messaging.reader import LogReader
 from core.routing import account
 from core.storage.claims import sends_today
 from core.storage.journal import Journal
 from core.storage.risk_config import RiskConfig, load_risk_config
+from core.storage.risk_use import LimitUse, limit_use
 from core.storage.views import OrderFilter
 from core.trading.types import Broker, OrderStatus
 
 OPEN = tuple(status for status in OrderStatus if not status.is_end)
+IN_DOUBT = (OrderStatus.UNKNOWN, OrderStatus.UNRESOLVED)
 _ORDER, _MONEY = ("order.",), ("pnl.", "order.filled")
 
 _PROFILES: Mapping[Broker, Callable[[Settings], BrokerProfile]] = {
@@ -47,6 +48,18 @@ class Budget:
 
     sent: int
     left: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class FeedAge:
+    """The newest tick's time on the log and its age in whole seconds; both None before one came."""
+
+    last: datetime | None
+    seconds: int | None
+
+    @staticmethod
+    def of(last: datetime | None, now: datetime) -> FeedAge:
+        return FeedAge(last, None if last is None else max(int((now - last).total_seconds()), 0))
 
 
 class Feed:
@@ -84,27 +97,29 @@ class Feed:
 class Facts:
     """The sources by name. `rest` lets go of what only a looker needs."""
 
-    def __init__(self, settings: Settings, reads: Reads, links: Connections, prober: Prober, hub: EventHub) -> None:
-        self._settings, self._reads, self._links, self._prober, self._hub = settings, reads, links, prober, hub
+    def __init__(self, settings: Settings, reads: Reads, links: Connections, prober: Prober) -> None:
+        self._settings, self._reads, self._links, self._prober = settings, reads, links, prober
         self._feed = Feed(settings)
 
     def sources(self) -> dict[str, Source]:
         return {
             "parts": Source(self._parts, ("health",), 2.0),
-            "feed": Source(self._feed.last_tick, (), 1.0),
+            "feed": Source(self._feed_age, (), 1.0),
             "session": Source(self._session, (), 5.0),
             "pnl": Source(self._pnl, _MONEY, 5.0),
             "positions": Source(self._positions, _MONEY, 5.0),
             "strategies": Source(self._reads.strategies, ("config.",), 5.0),
             "limits": Source(self._limits, (), 10.0),
             "order events": Source(self._nothing_but_events, _ORDER, 15.0),
-            "open orders": Source(self._open_orders, _ORDER, 10.0),
+            "in doubt": Source(self._in_doubt, _ORDER, 10.0),
+            "limit use": Source(self._limit_use, _ORDER, 10.0),
             "signals": Source(self._nothing_but_events, ("signal.",), 15.0),
             "curve": Source(lambda: reports.pnl_day(self._reads), ("order.filled",), 60.0),
             "rounds": Source(self._reads.reconciliations, ("reconciliation",), 15.0),
             "kill": Source(lambda: operations.kill_state(self._links), ("alert",), 2.0),
             "budget": Source(self._budget, ("order.submitted",), 15.0),
-            "alerts": Source(self._alerts, ("alert",), 10.0),
+            "alerts": Source(self._nothing_but_events, ("alert",), 10.0),
+            "channels": Source(lambda: alert_channels.channels(self._links), ("alert",), 10.0),
             "chart": Source(self._nothing_but_events, _ORDER, 5.0),
             "audit": Source(self._nothing_but_events, ("config.", "order.", "alert"), 5.0),
             "people": Source(self._nothing_but_events, (), 10.0),
@@ -130,8 +145,20 @@ class Facts:
     async def _limits(self) -> RiskConfig:
         return await load_risk_config(self._links.config)
 
-    async def _open_orders(self) -> OrderPage:
-        return await self._reads.orders(OrderFilter(statuses=OPEN), limit=200)
+    async def _feed_age(self) -> FeedAge:
+        """Another value each second that no tick comes: age tells as much as a tick does."""
+        return FeedAge.of(await self._feed.last_tick(), utc_now())
+
+    async def _in_doubt(self) -> OrderPage:
+        """Orders that nobody knows the end of, the newest 200."""
+        return await self._reads.orders(OrderFilter(statuses=IN_DOUBT), limit=200)
+
+    async def _limit_use(self) -> dict[Broker, dict[str, LimitUse]]:
+        began = day_began(trading_day(utc_now()))
+        return {
+            broker: await limit_use(self._links.journal(broker), account(self._settings, broker), began)
+            for broker in self._settings.active_brokers
+        }
 
     async def _nothing_but_events(self) -> object:
         """Another value each time: whoever follows it reads its own page of the list."""
@@ -145,11 +172,6 @@ class Facts:
             left = None if profile.per_day is None else max(profile.per_day - profile.per_day_reserved - sent, 0)
             found[broker] = Budget(sent, left)
         return found
-
-    async def _alerts(self) -> list[Event]:
-        if not self._hub.following:
-            raise Transient("the log is not followed yet")
-        return self._hub.alerts()
 
 
 def by_instance(report: Any) -> dict[str, Any]:

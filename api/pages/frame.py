@@ -50,6 +50,14 @@ async def frame(desk: Desk, page: Page) -> AbstractContextManager[Any]:
     body = Element("div").classes("page").props('id="main" tabindex="-1"')
     with body:
         parts.text(page.title, "h1")
+        told = parts.text("", "p", "wrong")
+        told.props["role"] = "status"
+
+    def trouble(words: str) -> None:
+        parts.put(told, words)
+        parts.old(body, bool(words))
+
+    desk.on_trouble = trouble
     return body
 
 
@@ -75,16 +83,14 @@ async def _banner(desk: Desk) -> None:
         parts.text(f"{desk.actor.name} · {desk.actor.role}", "span", "name")
         parts.button("◐", lambda: desk.client.run_javascript("roomTurnColours()"), "small", aria="Dark or light")
         parts.button("Log out", lambda: desk.client.run_javascript("roomLogout()"), "small")
-    lost = parts.text("", "p", "lost")
-    lost.props["role"] = "status"
 
     def show_parts(seen: Seen) -> None:
         rows: tuple[Part, ...] = seen.value or ()
         bad = [part for part in rows if not part.ready]
         words = "READY" if not bad else f"NOT READY: {', '.join(part.name for part in bad[:3])}"
-        parts.put(
-            ready, words + (f" and {len(bad) - 3} more" if len(bad) > 3 else ""), f"chip big {'bad' if bad else 'good'}"
-        )
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        parts.hint(ready, "\n".join(f"{part.name}: {part.reason}" for part in bad) or "Every part answers")
+        parts.put(ready, words + more, f"chip big {'bad' if bad else 'good'}")
 
     def show_kill(seen: Seen) -> None:
         if seen.value is None:

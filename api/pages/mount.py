@@ -32,7 +32,7 @@ BUILT_WITHIN_S = 15.0
 
 def mount(app: FastAPI, settings: Settings, reads: Reads, links: Connections, prober: Prober, hub: EventHub) -> Live:
     """After all routes of the API. Close what it returns before the connections."""
-    facts = Facts(settings, reads, links, prober, hub)
+    facts = Facts(settings, reads, links, prober)
 
     async def still_in() -> None:
         await end_what_is_over(room)

@@ -10,7 +10,7 @@ from uuid import UUID
 from nicegui.element import Element
 
 from api.models import OrderDetail
-from api.pages import formats, order_rows, parts
+from api.pages import formats, order_evidence, order_rows, parts
 from api.pages.desk import Desk
 from api.pages.dialogs import Field, Question, Values, reason
 from api.pages.guard import ROOM
@@ -74,6 +74,7 @@ class _View:
             self.sends = Table("Sends", _SENDS, empty="Nothing was sent yet.")
         with parts.card("Fills"):
             self.fills = Table("Fills", _FILLS, empty="No fill yet.")
+        self.rests_on = order_evidence.EvidenceCards()
 
     async def load(self) -> None:
         found = await self.desk.room.reads.order(self.order_id)
@@ -85,6 +86,7 @@ class _View:
         self._show_steps(found)
         self.sends.show([_send(row) for row in found.sends])
         self.fills.show([_fill(row) for row in found.fills])
+        self.rests_on.show(await order_evidence.read(self.desk.room.links, found.order.broker, self.order_id))
 
     def _show_order(self, found: OrderDetail) -> None:
         order = found.order
@@ -244,7 +246,7 @@ def _ask_modify(desk: Desk, found: OrderDetail) -> None:
 async def _ask_resolve(desk: Desk, order_id: UUID) -> None:
     words = ["Look at the broker's own app first. The book, where it can be read, has the last word."]
     try:
-        words += _evidence(await order_commands.evidence(order_id, desk.room.links))
+        words += order_evidence.in_words(await order_commands.evidence(order_id, desk.room.links))
     except AlphaPandaError as error:
         words.append(f"The evidence cannot be read: {error}")
 
@@ -273,13 +275,6 @@ async def _ask_resolve(desk: Desk, order_id: UUID) -> None:
     Question(
         desk, "Decide this order", work, words=words, fields=fields, do="Decide", danger=True, typed=str(order_id)[-8:]
     )
-
-
-def _evidence(found: order_commands.Evidence) -> list[str]:
-    lines = [f"The journal says {found.order['status']}: {found.order.get('reason') or 'no reason kept'}."]
-    for send in found.sends:
-        lines.append(f"Send {send['send_no']}: {send['state']}, answer: {send.get('answer') or 'none'}.")
-    return [*lines, f"{len(found.books)} books of the broker were read since."]
 
 
 async def build(desk: Desk) -> None:

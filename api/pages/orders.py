@@ -2,108 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from nicegui.element import Element
 
 from api.pages import order_rows, parts
 from api.pages.desk import Desk
 from api.pages.dialogs import Field, Question, Values, reason
 from api.pages.facts import OPEN
+from api.pages.listing import (
+    SHOWN,
+    Listed,
+    Listing,
+    broker_filter,
+    broker_of,
+    instrument_filter,
+    instrument_of,
+    strategy_filter,
+    text_of,
+)
 from api.pages.page import Page
-from api.pages.parts import Table
 from api.routers import order_commands
 from core.errors import CommandRefused
 from core.storage.views import OrderFilter
-from core.trading.types import Broker, Intent, OrderStatus, OrderType, Product, Side
+from core.trading.types import Intent, OrderStatus, OrderType, Product, Side
 
-SHOWN = 50
 _STATES = {
     "": "any state",
     "open": "open",
     "ended": "ended",
     **{status.value: status.value.replace("_", " ").lower() for status in OrderStatus},
 }
+_ENDED = tuple(status for status in OrderStatus if status.is_end)
 
 
-class _List:
-    """What is looked at: filter and page."""
-
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
-        self.cursors: list[str | None] = [None]
-        self.following: str | None = None
-        self.ask: Any = None
-        asked = desk.request.query_params
-        strategies = asked.get("strategy", "")
-        self.broker = Field("broker", "Broker", options=_brokers(desk))
-        self.state = Field("state", "State", options=_STATES, value=_known(asked.get("state", "")))
-        self.strategy = Field("strategy", "Strategy", value=strategies, placeholder="any")
-        self.instrument = Field("instrument", "Instrument", placeholder="NSE:INFY")
-
-    def build(self) -> None:
-        with Element("div").classes("filters"):
-            for each in (self.broker, self.state, self.strategy, self.instrument):
-                each.build(self._filtered)
-        self.table = Table("Orders", order_rows.COLUMNS, empty="")
-        with Element("div").classes("choices"):
-            self.newer = parts.button("Newer", self._newer, "small hidden")
-            self.older = parts.button("Older", self._older, "small hidden")
-            self.where = parts.text("", "span", "quiet")
-
-    def wanted(self) -> OrderFilter:
-        state = self.state.value
-        ended = tuple(each for each in OrderStatus if each.is_end)
-        statuses = {"": (), "open": OPEN, "ended": ended}.get(state) if state in {"", "open", "ended"} else None
-        return OrderFilter(
-            statuses=statuses if statuses is not None else (OrderStatus(state),),
-            strategy_id=str(self.strategy.value).strip() or None,
-            instrument=str(self.instrument.value).strip().upper() or None,
-        )
-
-    async def load(self) -> None:
-        broker = Broker(self.broker.value) if self.broker.value else None
-        wanted = self.wanted()
-        page = await self.desk.room.reads.orders(wanted, broker=broker, cursor=self.cursors[-1], limit=SHOWN)
-        self.following = page.next
-        filtered = wanted != OrderFilter() or broker is not None
-        empty = "No order fits this filter." if filtered else "No order yet. Activate a strategy, or place one by hand."
-        self.table.show([order_rows.row(order) for order in page.orders], empty=empty)
-        parts.offer(self.newer, len(self.cursors) > 1)
-        parts.offer(self.older, page.next is not None)
-        parts.put(self.where, f"Page {len(self.cursors)}" if len(self.cursors) > 1 or page.next else "")
-
-    def _filtered(self) -> None:
-        self.cursors = [None]
-        self.ask()
-
-    def _newer(self) -> None:
-        if len(self.cursors) > 1:
-            self.cursors.pop()
-            self.ask()
-
-    def _older(self) -> None:
-        if self.following:
-            self.cursors.append(self.following)
-            self.ask()
-
-
-def _brokers(desk: Desk) -> dict[str, str]:
-    return {"": "any"} | {broker.value: broker.value for broker in desk.room.settings.active_brokers}
-
-
-def _known(state: str) -> str:
-    return state if state in _STATES else ""
+def _statuses(state: str) -> tuple[OrderStatus, ...]:
+    several: dict[str, tuple[OrderStatus, ...]] = {"": (), "open": OPEN, "ended": _ENDED}
+    return several[state] if state in several else (OrderStatus(state),)
 
 
 async def build(desk: Desk) -> None:
-    listed = _List(desk)
+    asked = desk.request.query_params
+    chosen = asked.get("state", "")
+    broker, strategy, instrument = broker_filter(desk), strategy_filter(asked.get("strategy", "")), instrument_filter()
+    state = Field("state", "State", options=_STATES, value=chosen if chosen in _STATES else "")
+
+    async def read(cursor: str | None) -> Listed:
+        wanted = OrderFilter(_statuses(state.value), text_of(strategy), instrument_of(instrument))
+        page = await desk.room.reads.orders(wanted, broker=broker_of(broker), cursor=cursor, limit=SHOWN)
+        filtered = wanted != OrderFilter() or bool(broker.value)
+        empty = "No order fits this filter." if filtered else "No order yet. Activate a strategy, or place one by hand."
+        return Listed([order_rows.row(order) for order in page.orders], page.next, empty)
+
     if desk.may(order_commands.place):
         with Element("div").classes("choices"):
             parts.button("Place an order …", lambda: ask_place(desk), "small")
-    with Element("section").classes("card").props('aria-label="Orders"'):
-        listed.build()
-    listed.ask = await desk.refresh("order events", listed.load)
+    listing = Listing("Orders", order_rows.COLUMNS, (broker, state, strategy, instrument), read)
+    with Element("p"):
+        parts.link("Download as CSV", "/api/v1/exports/orders.csv")
+    await listing.follow(desk, "order events")
 
 
 async def ask_place(desk: Desk) -> None:

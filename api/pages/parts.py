@@ -159,6 +159,12 @@ def put(element: Element, words: str, classes: str | None = None) -> None:
         element.classes(replace=classes)
 
 
+def hint(element: Element, words: str) -> None:
+    """What shows where a pointer rests."""
+    if element.props.get("title") != words:
+        element.props["title"] = words
+
+
 def card(title: str, classes: str = "") -> Element:
     """A section with its heading. Use as a context."""
     made = Element("section").classes(f"card {classes}".strip())
@@ -184,6 +190,12 @@ class Figure:
 def offer(element: Element, there: bool) -> None:
     """Show it, or hide it."""
     element.classes(remove="hidden") if there else element.classes(add="hidden")
+
+
+def old(element: Element, is_old: bool) -> None:
+    """Dim what it holds, but for what is said about it: these figures are not of now."""
+    if is_old != ("old" in element.classes):
+        element.classes(add="old") if is_old else element.classes(remove="old")
 
 
 def button(words: str, on_click: Callable[[], Any], tone: str = "", *, aria: str = "") -> Element:

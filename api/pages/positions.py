@@ -69,16 +69,19 @@ async def build(desk: Desk) -> None:
         if key in known:
             _ask_exit(desk, known[key])
 
-    with parts.card("Open"):
+    with parts.card("Open") as box:
         away = parts.text("", "p", "wrong")
-        open_ = Table("Open positions", _COLUMNS, empty="Nothing is held. Every strategy is flat.", on_act=acted)
-    with parts.card("Closed today"):
+        empty = "Nothing is held. A running strategy enters by its own rule; Orders places one by hand."
+        open_ = Table("Open positions", _COLUMNS, empty=empty, on_act=acted)
+    with parts.card("Closed today") as below:
         closed = Table("Positions closed today", _COLUMNS[:-1], empty="Nothing was closed today.")
     with Element("p"):
         parts.link("Download as CSV", "/api/v1/exports/positions.csv")
 
     def show(seen: Seen) -> None:
         parts.put(away, f"These figures are old: {seen.away}" if seen.away else "")
+        for each in (box, below):
+            parts.old(each, bool(seen.away))
         if seen.value is None:
             return
         known.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ from uuid import uuid4
 
 from nicegui.element import Element
 
+from api.models import Position
 from api.pages import formats, parts
 from api.pages.desk import Desk
 from api.pages.dialogs import Field, Question, Values, reason
@@ -23,18 +25,18 @@ from api.routers.operations import LogIn, LogOut, RunNow
 from api.routers.strategy_changes import SetLimits
 from control import broker_session
 from core.storage.risk_config import RiskConfig
-from core.trading.risk.limits import MODELS, Scope
+from core.storage.risk_use import LimitUse
+from core.trading.risk.limits import MODELS, AccountLimits, RiskLimits, Scope
 from core.trading.types import Broker
 
 _LIMITS = (
     Column("Whose"),
     Column("Broker"),
     Column("Lost today", "num"),
-    Column("of at most", "num"),
     Column("Open orders", "num"),
-    Column("of at most", "num"),
+    Column("Entries today", "num"),
+    Column("Largest position", "num"),
     Column("An order at most", "num"),
-    Column("A position at most", "num"),
     Column("", sorts=False),
 )
 _ROUNDS = (
@@ -61,23 +63,28 @@ async def _limits(desk: Desk) -> None:
         scope, _, name = key.split("|")[0].partition(":")
         await _ask_limits(desk, Scope(scope), name)
 
-    with parts.card("Limits against use"):
+    with parts.card("Limits against use") as box:
         parts.text("They bind entries only: an exit always may go. A change counts within 5 seconds.", "p", "quiet")
         wrong = parts.text("", "p", "wrong")
-        table = Table("Limits", _LIMITS, empty="No strategy yet.", on_act=acted)
-    known: dict[str, Any] = {}
+        table = Table(
+            "Limits", _LIMITS, empty="No strategy yet. Make one on Strategies; its limits stand here.", on_act=acted
+        )
+    facts = ("limits", "pnl", "limit use", "positions", "strategies")
+    known: dict[str, Seen] = {}
 
     def put(name: str) -> Any:
         def show(seen: Seen) -> None:
-            known[name] = seen.value
-            if name == "limits":
-                parts.put(wrong, seen.away)
-            if all(known.get(each) is not None for each in ("limits", "pnl", "open orders", "strategies")):
-                table.show(_rows(desk, known))
+            known[name] = seen
+            away = next((one.away for one in known.values() if one.away), "")
+            parts.put(wrong, f"These figures are old: {away}" if away else "")
+            parts.old(box, bool(away))
+            values = {each: one.value for each, one in known.items() if one.value is not None}
+            if len(values) == len(facts):
+                table.show(_rows(desk, values))
 
         return show
 
-    for name in ("limits", "pnl", "open orders", "strategies"):
+    for name in facts:
         await desk.follow(name, put(name))
 
 
@@ -85,47 +92,49 @@ def _rows(desk: Desk, known: dict[str, Any]) -> list[Row]:
     config: RiskConfig = known["limits"]
     money = by_instance(known["pnl"])
     totals = {row.broker: row.total for row in known["pnl"].brokers}
-    working = Counter(order.instance for order in known["open orders"].orders)
-    of_account = Counter(order.broker for order in known["open orders"].orders)
+    held = _largest(known["positions"].positions)
     change = (Act("change", "Change …"),) if desk.may(strategy_changes.set_limits) else ()
     rows = []
     for broker in desk.room.settings.active_brokers:
         limits = config.limits("", broker).account
         lost = -totals[broker].day_net_pnl if broker in totals else Decimal(0)
-        given = (
-            cell("whole account"),
-            cell(broker.value),
-            *_use(lost, limits.max_day_loss, of_account[broker], limits.max_open_orders),
-        )
-        rows.append(
-            Row(
-                f"account:{broker}",
-                (*given, parts.amount(limits.max_order_value), cell(formats.NONE), parts.acts(*change)),
-            )
-        )
+        used = sum(known["limit use"].get(broker, {}).values(), LimitUse())
+        use = _use(lost, used, limits)
+        most = (cell(formats.NONE), parts.amount(limits.max_order_value), parts.acts(*change))
+        rows.append(Row(f"account:{broker}", (cell("whole account"), cell(broker.value), *use, *most)))
     for strategy in known["strategies"].strategies:
         for one in strategy.instances:
             own = config.limits(strategy.strategy_id, one.broker).strategy
             lost = -money[one.instance].day_net_pnl if one.instance in money else Decimal(0)
-            use = _use(lost, own.max_day_loss, working[one.instance], own.max_open_orders)
-            most = (parts.amount(own.max_order_value), parts.count(own.max_position))
+            use = _use(lost, known["limit use"].get(one.broker, {}).get(one.instance, LimitUse()), own)
+            position = against(Decimal(held[one.instance]), Decimal(own.max_position), formats.number)
+            most = (position, parts.amount(own.max_order_value), parts.acts(*change))
             head = (cell(strategy.strategy_id), cell(one.broker.value))
-            rows.append(Row(f"strategy:{strategy.strategy_id}|{one.broker}", (*head, *use, *most, parts.acts(*change))))
+            rows.append(Row(f"strategy:{strategy.strategy_id}|{one.broker}", (*head, *use, *most)))
     return rows
 
 
-def _use(lost: Decimal, most_lost: Decimal, working: int, most_working: int) -> tuple[Cell, Cell, Cell, Cell]:
-    lost = max(lost, Decimal(0))
+def _largest(positions: Sequence[Position]) -> Counter[str]:
+    """By instance, the most units it holds of one instrument and product."""
+    held: Counter[str] = Counter()
+    for row in positions:
+        held[row.instance] = max(held[row.instance], abs(row.quantity))
+    return held
+
+
+def _use(lost: Decimal, used: LimitUse, most: RiskLimits | AccountLimits) -> tuple[Cell, Cell, Cell]:
     return (
-        cell(formats.rupees(lost), _near(lost, most_lost), order=float(lost)),
-        parts.amount(most_lost),
-        parts.count(working, _near(Decimal(working), Decimal(most_working))),
-        parts.count(most_working),
+        against(max(lost, Decimal(0)), most.max_day_loss, formats.rupees),
+        against(Decimal(used.open_orders), Decimal(most.max_open_orders), formats.number),
+        against(Decimal(used.entries), Decimal(most.max_trades_a_day), formats.number),
     )
 
 
-def _near(used: Decimal, most: Decimal) -> str:
-    return "down" if used >= most else "warn" if used * 4 >= most * 3 else ""
+def against(used: Decimal, most: Decimal, written: Callable[[Decimal], str]) -> Cell:
+    """`₹1,204.00 of ₹5,000.00`; what is near or reached is told in words too. Sorted by the share that is used."""
+    share = used / most if most else Decimal(1)
+    tone, more = ("down", "reached") if share >= 1 else ("warn", "near") if share * 4 >= 3 else ("", "")
+    return cell(f"{written(used)} of {written(most)}", tone, more=more, order=float(share))
 
 
 async def _ask_limits(desk: Desk, scope: Scope, name: str) -> None:
@@ -151,7 +160,8 @@ async def _ask_limits(desk: Desk, scope: Scope, name: str) -> None:
 
 
 async def _rounds(desk: Desk) -> None:
-    with parts.card("Compared with the broker"):
+    with parts.card("Compared with the broker") as box:
+        box.props["id"] = "rounds"
         parts.text(
             "Broker = ours + not ours (made in the Kite app) + drift. Each broker every minute by itself.", "p", "quiet"
         )

@@ -57,7 +57,8 @@ class _Card:
         self.change = parts.button("Change …", lambda: _ask_change(desk, self.strategy), "small hidden")
         self.opt_in = parts.button("Opt in …", lambda: _ask_opt_in(desk, self.strategy), "small hidden")
         self.opt_out = parts.button("Opt out …", lambda: _ask_opt_out(desk, self.strategy), "small hidden")
-        for button, does in ((self.pause, "Pause"), (self.activate, "Activate"), (self.change, "Change")):
+        said = {"Pause": self.pause, "Activate": self.activate, "Change": self.change}
+        for does, button in (said | {"Opt in": self.opt_in, "Opt out": self.opt_out}).items():
             button.props["aria-label"] = f"{does} {self.strategy.strategy_id}"
 
     def show(self, strategy: Strategy) -> None:
@@ -105,7 +106,9 @@ async def build(desk: Desk) -> None:
     cards: dict[str, _Card] = {}
 
     def show(seen: Seen) -> None:
-        parts.put(away, f"What runs is not known: {seen.away}" if seen.away else "")
+        unknown = seen.away or (seen.value.runtime if seen.value and seen.value.runtime != "known" else "")
+        parts.put(away, f"What runs is not known: {unknown}" if unknown else "")
+        parts.old(box, bool(seen.away))
         rows = seen.value.strategies if seen.value else []
         parts.put(empty, "" if rows else "No strategy yet. Make one: it trades on paper until an admin opts it in.")
         for strategy in rows:

@@ -39,12 +39,13 @@ _LETTERS = (
 
 async def build(desk: Desk) -> None:
     await _letters(desk)
-    with parts.card("Topics"):
+    with parts.card("Topics") as box:
         away = parts.text("", "p", "wrong")
-        table = Table("Topics", _TOPICS, empty="The log is not read yet.")
+        table = Table("Topics", _TOPICS, empty="The log is not read: look at Today, which part is not ready.")
 
     def show(seen: Seen) -> None:
         parts.put(away, f"These figures are old: {seen.away}" if seen.away else "")
+        parts.old(box, bool(seen.away))
         table.show([_topic(one) for one in seen.value.topics] if seen.value else [])
 
     await desk.follow("streams", show)
@@ -62,7 +63,8 @@ def _topic(one: Any) -> Row:
             cell(one.topic),
             parts.count(one.partitions),
             parts.count(one.end_offset),
-            parts.count(behind, "warn" if behind > BEHIND else ""),
+            parts.count(behind, "warn" if behind > BEHIND else "")
+            | ({"more": "far behind"} if behind > BEHIND else {}),
             cell(who or formats.NONE),
             dead,
         ),
@@ -80,13 +82,14 @@ async def _letters(desk: Desk) -> None:
         elif key in known:
             _ask(desk, known[key], act)
 
-    with parts.card("Dead letters"):
+    with parts.card("Dead letters") as box:
         parts.text("Events no service could handle. Mend the cause, then send them again as they were.", "p", "quiet")
         away = parts.text("", "p", "wrong")
         table = Table("Dead letters", _LETTERS, empty="None: every event was handled.", on_act=acted)
 
     def show(seen: Seen) -> None:
-        parts.put(away, seen.away)
+        parts.put(away, f"These figures are old: {seen.away}" if seen.away else "")
+        parts.old(box, bool(seen.away))
         rows = seen.value.letters if seen.value else []
         known.clear()
         known.update({row.letter: row for row in rows})

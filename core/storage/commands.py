@@ -27,6 +27,7 @@ __all__ = [
     "CommandOutcome",
     "CommandRecord",
     "CommandState",
+    "commands_of",
     "finish",
     "modifications_sent",
     "read_command",
@@ -156,6 +157,13 @@ async def unfinished_commands(
         if ended:
             over = exists().where(ORDERS.c.order_id == COMMANDS.c.order_id, ORDERS.c.ended_at.is_not(None))
             statement = statement.where(over)
+        return [_record(dict(row)) for row in (await connection.execute(statement)).mappings()]
+
+
+async def commands_of(engine: AsyncEngine, order_id: UUID) -> list[CommandRecord]:
+    """Every command on an order, oldest first, as it stands. Raises Transient."""
+    statement = select(COMMANDS).where(COMMANDS.c.order_id == order_id).order_by(COMMANDS.c.created_at)
+    async with transient("reading an order's commands"), engine.connect() as connection:
         return [_record(dict(row)) for row in (await connection.execute(statement)).mappings()]
 
 
