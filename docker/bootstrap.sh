@@ -17,17 +17,22 @@ find_python() {
 
 if ! find_python; then
     missing="  Python 3.11 or newer (with its venv module)"
-    packages="python3 python3-venv"
+    packages="python3 python3-venv" java=default-jre-headless browser=chromium
     # shellcheck disable=SC1091
     case "$(. /etc/os-release 2>/dev/null && echo "${ID:-} ${VERSION_ID:-}")" in
-        "ubuntu 22.04") packages="python3.11 python3.11-venv" java=openjdk-17-jre-headless ;;
-        *) java=default-jre-headless ;;
+        "ubuntu 22.04") packages="python3.11 python3.11-venv" java=openjdk-17-jre-headless browser=chromium-browser ;;
+        "ubuntu "*) browser=chromium-browser ;;
     esac
     if [ "${STACK:-}" != docker ]; then
         command -v java >/dev/null 2>&1 || { missing="$missing
   Java 17 or newer (runs Kafka)"; packages="$packages $java"; }
         command -v mvn >/dev/null 2>&1 || { missing="$missing
   Maven (fetches Kafka)"; packages="$packages maven"; }
+    fi
+    if [ "${1:-}" = test ] && ! command -v chromium >/dev/null 2>&1 && ! command -v chromium-browser >/dev/null 2>&1 &&
+        ! command -v google-chrome >/dev/null 2>&1; then
+        missing="$missing
+  Chromium (the tests look at the dashboard in it)"; packages="$packages $browser"
     fi
     root=""
     [ "$(id -u)" = 0 ] || root="sudo "
