@@ -125,7 +125,7 @@ async def create(links: Connections, act: Act, row: StrategyConfig) -> Changed:
         await _note(connection, act, "strategy.create", None, after)
 
     stored = await create_strategy(links.config, row, by=act.by, reason=act.reason, source=act.source, also=note)
-    return Changed(stored, await _announce(links))
+    return Changed(stored, await announce(links))
 
 
 async def _change(
@@ -147,14 +147,15 @@ async def _change(
         check=check if checked else None,
         also=note,
     )
-    return Changed(after, await _announce(links))
+    return Changed(after, await announce(links))
 
 
-async def _announce(links: Connections) -> bool:
+async def announce(links: Connections) -> bool:
+    """Publish what was changed. False: the log is away; it is on record, and the strategy runner publishes it."""
     try:
         await publish_changes(links.config, links.producer)
     except (Transient, StopTheStart):
-        return False  # on record: the strategy runner publishes it
+        return False
     return True
 
 

@@ -20,7 +20,7 @@ from core.clock import trading_day, utc_now
 from core.errors import Poison, Transient
 from core.events import topics
 from core.events.envelope import Envelope, decode
-from core.events.payloads import ConfigChanged, OrderEvent, SignalRejected
+from core.events.payloads import ConfigChanged, LimitsChanged, OrderEvent, SignalRejected
 from core.ids import new_id
 from core.messaging.dlq import DeadLetter, bury
 from core.messaging.producer import EventProducer
@@ -228,6 +228,8 @@ class Runner:
             event = decode(record.value)
             if isinstance(event.data, ConfigChanged):
                 return await self._reconfigure(event.data)
+            if isinstance(event.data, LimitsChanged):
+                return True  # risk's business: a strategy decides the same whatever its limits are
             self._fold(event)
         except Poison as error:
             letter = DeadLetter(record, error, error.stage, 1)

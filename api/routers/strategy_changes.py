@@ -199,13 +199,17 @@ async def _row(strategy_id: str, doing: Any) -> Row:
 
 
 class Limits(Answer):
-    """`limits` is what was set, `effective` with the defaults of the rest. Version 0: nothing was set yet."""
+    """`limits` is what was set, `effective` with the defaults of the rest. Version 0: nothing was set yet.
+
+    `announced` False: the log is away and is told later; risk reads what was set all the same.
+    """
 
     scope: LimitScope
     name: str
     limits: dict[str, Any]
     effective: dict[str, Any]
     version: int
+    announced: bool = True
     fields: dict[str, Any] = Field(description="JSON schema of the limits, with units.")
 
     @staticmethod
@@ -217,6 +221,7 @@ class Limits(Answer):
             limits=found.limits,
             effective=found.effective,
             version=found.version,
+            announced=found.announced,
             fields=schema,
         )
 
@@ -238,7 +243,7 @@ async def limits(scope: LimitScope, name: Name, links: LinksDep) -> Limits:
 
 @router.put("/limits/{scope}/{name}", summary="Set limits", responses=acting())
 async def set_limits(scope: LimitScope, name: Name, asked: SetLimits, asking: Limiting) -> Limits:
-    """What is left out takes its default. Counts within 5 seconds."""
+    """What is left out takes its default. Row, version and event are one; risk takes them up at the event, without a restart."""
 
     async def work(act: Any) -> Limits:
         return Limits.of(await control_limits.change(asking.links, act, scope, name, asked.limits))

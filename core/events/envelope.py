@@ -40,6 +40,7 @@ class EventType(StrEnum):
     ORDER_UNRESOLVED = "order.unresolved"
     PNL_SNAPSHOT = "pnl.snapshot"
     CONFIG_CHANGED = "config.changed"
+    LIMITS_CHANGED = "config.limits"
     ALERT = "alert"
     RECONCILIATION = "reconciliation"
 
@@ -58,6 +59,7 @@ PAYLOADS: dict[EventType, type[BaseModel]] = {
     EventType.ORDER_UPDATE: payloads.OrderUpdate,
     EventType.PNL_SNAPSHOT: payloads.PnlSnapshot,
     EventType.CONFIG_CHANGED: payloads.ConfigChanged,
+    EventType.LIMITS_CHANGED: payloads.LimitsChanged,
     EventType.ALERT: payloads.Alert,
     EventType.RECONCILIATION: payloads.Reconciliation,
 }

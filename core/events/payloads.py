@@ -18,6 +18,7 @@ __all__ = [
     "ConfigChanged",
     "FillRecord",
     "Gap",
+    "LimitsChanged",
     "OrderEvent",
     "OrderState",
     "OrderUpdate",
@@ -250,6 +251,16 @@ class ConfigChanged(_Payload):
     version: int
     changed_by: str
     row: dict[str, Any]
+
+
+class LimitsChanged(_Payload):
+    """What a person changed about limits, with the version that now holds. `scope`: strategy or account; `name`: whose they are."""
+
+    scope: str
+    name: str
+    version: int
+    changed_by: str
+    limits: dict[str, Any]
 
 
 class Alert(_Payload):

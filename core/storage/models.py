@@ -473,4 +473,4 @@ class ExchangeTradeRow(Base):
 JOURNAL_TABLES = [table for table in Base.metadata.sorted_tables if table.schema == JOURNAL]
 CONFIG_TABLES = [table for table in Base.metadata.sorted_tables if table.schema == CONFIG_SCHEMA]
 EXCHANGE_TABLES = [table for table in Base.metadata.sorted_tables if table.schema == PAPER_EXCHANGE_SCHEMA]
-VIEW_TABLES = frozenset({"view_orders", "view_events", "view_reconciliations"})
+VIEW_TABLES = frozenset({"view_orders", "view_events", "view_reconciliations", "view_pnl_minutes"})

@@ -59,6 +59,7 @@ class RefreshTokenRow(Base):
     issued_at: Mapped[datetime]
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]
+    used_from: Mapped[str | None]
 
 
 class ApiKeyRow(Base):

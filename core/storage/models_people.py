@@ -1,4 +1,4 @@
-"""Tables of what people did: changes of strategies with the event that announces each, and what became of dead letters.
+"""Tables of what people did: changes of strategies and limits with the event that announces each, and what became of dead letters.
 
 Rows are only ever added; a change's `published_at` is the one field that is written later.
 """
@@ -17,7 +17,8 @@ from core.storage.models import Base
 
 
 class StrategyChangeRow(Base):
-    """One version of a strategy's row, who made it, and the bytes of its `config.changes` event: the outbox of the config schema."""
+    """One version of a strategy's row, or of limits, who made it, and the bytes of its `config.changes` event: the outbox of the
+    config schema. `what`: "strategy", or the scope of limits ("limits account"); then `strategy_id` names whose they are."""
 
     __tablename__ = "strategy_changes"
     __table_args__ = (
@@ -27,6 +28,7 @@ class StrategyChangeRow(Base):
     )
 
     event_id: Mapped[UUID] = mapped_column(primary_key=True)
+    what: Mapped[str] = mapped_column(server_default=text("'strategy'"))
     strategy_id: Mapped[str]
     version: Mapped[int]
     changed_by: Mapped[str]

@@ -1,4 +1,4 @@
-"""Changes of strategies: the row under its next version and the event that announces it, in one transaction; published afterwards.
+"""Changes of strategies and limits: the row under its next version and the event that announces it, in one transaction; published after.
 
 So a change is never announced without being made, and never lost: what the log could not take stays unpublished here, and whoever
 publishes next sends it. Says nothing about whether a row makes sense; that is the caller's `check`.
@@ -7,7 +7,10 @@ publishes next sends it. Says nothing about whether a row makes sense; that is t
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime
+from uuid import UUID
 
+from pydantic import BaseModel
 from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -16,8 +19,8 @@ from core import failpoints, ids
 from core.clock import utc_now
 from core.errors import CommandRefused, StopTheStart
 from core.events import topics
-from core.events.envelope import EventType, make
-from core.events.payloads import ConfigChanged
+from core.events.envelope import Envelope, EventType, make
+from core.events.payloads import ConfigChanged, LimitsChanged
 from core.messaging.producer import EventProducer
 from core.storage.db import transient
 from core.storage.models import StrategyRow, table_of
@@ -26,6 +29,8 @@ from core.storage.strategies import StrategyConfig
 
 STRATEGIES = table_of(StrategyRow)
 CHANGES = table_of(StrategyChangeRow)
+
+STRATEGY = "strategy"
 
 Edit = Callable[[StrategyConfig], StrategyConfig]
 Check = Callable[[StrategyConfig], Awaitable[None]]
@@ -110,34 +115,45 @@ async def _store(
     statement = update(STRATEGIES).where(STRATEGIES.c.strategy_id == config.strategy_id).values(values)
     row = (await connection.execute(statement.returning(STRATEGIES))).mappings().one()
     stored = StrategyConfig.from_row(dict(row))
-    event_id = ids.derive_at(now, "config", stored.strategy_id, stored.version)
     changed = ConfigChanged(
         strategy_id=stored.strategy_id, version=stored.version, changed_by=by, row=stored.as_row()
     )  # fmt: skip
-    event = make(
-        EventType.CONFIG_CHANGED,
-        changed,
-        id=event_id,
-        key=stored.strategy_id,
-        source=source,
-        correlation_id=event_id,
-        ts=now,
-    )
+    event_id = ids.derive_at(now, "config", stored.strategy_id, stored.version)
+    event = _event(EventType.CONFIG_CHANGED, changed, event_id, stored.strategy_id, source, now)
+    await _record(connection, event, STRATEGY, stored.version, by=by, reason=reason)
+    return stored
+
+
+async def record_limits(connection: AsyncConnection, changed: LimitsChanged, *, reason: str, source: str) -> None:
+    """The event of a change of limits, in the transaction that makes it."""
+    now, what = utc_now(), f"limits {changed.scope}"
+    event_id = ids.derive_at(now, what, changed.name, changed.version)
+    event = _event(EventType.LIMITS_CHANGED, changed, event_id, changed.name, source, now)
+    await _record(connection, event, what, changed.version, by=changed.changed_by, reason=reason)
+
+
+def _event(kind: EventType, changed: BaseModel, event_id: UUID, key: str, source: str, now: datetime) -> Envelope:
+    return make(kind, changed, id=event_id, key=key, source=source, correlation_id=event_id, ts=now)
+
+
+async def _record(
+    connection: AsyncConnection, event: Envelope, what: str, version: int, *, by: str, reason: str
+) -> None:
     await connection.execute(
         insert(CHANGES).values(
-            strategy_id=stored.strategy_id,
-            version=stored.version,
+            what=what,
+            strategy_id=event.key,
+            version=version,
             changed_by=by,
             reason=reason,
-            changed_at=now,
-            event_id=event_id,
+            changed_at=event.ts,
+            event_id=event.id,
             topic=topics.CONFIG_CHANGES,
             key=event.key,
             value=event.encode(),
             headers=[[name, value.decode()] for name, value in event.headers()],
         )
     )
-    return stored
 
 
 async def publish_changes(engine: AsyncEngine, producer: EventProducer) -> int:
@@ -147,7 +163,7 @@ async def publish_changes(engine: AsyncEngine, producer: EventProducer) -> int:
         Transient: the database or the log is away; what was not marked is sent again next time.
     """
     query = select(CHANGES).where(CHANGES.c.published_at.is_(None)).order_by(CHANGES.c.changed_at, CHANGES.c.version)
-    async with transient("reading unpublished changes of strategies"), engine.connect() as connection:
+    async with transient("reading unpublished changes"), engine.connect() as connection:
         rows = (await connection.execute(query)).mappings().all()
     for row in rows:
         await producer.send_raw(

@@ -18,7 +18,8 @@ from core import ids
 from core.clock import trading_day, utc_now
 from core.config import Settings
 from core.events import topics
-from core.events.envelope import decode
+from core.events.envelope import EventType, decode
+from core.events.payloads import LimitsChanged
 from core.people.roles import Role, Scope
 from core.storage import views
 from core.storage.commands import read_command
@@ -161,7 +162,9 @@ async def test_real_money_is_an_admins_and_typed(room: Room, name: str) -> None:
     assert out.json()["row"]["opt_ins"] == {}
 
 
-async def test_limits_are_an_admins_and_what_is_left_out_takes_its_default(room: Room, name: str) -> None:
+async def test_limits_are_an_admins_announced_and_what_is_left_out_takes_its_default(
+    room: Room, settings: Settings, name: str
+) -> None:
     body = {"limits": {"max_position": 7}, "reason": "small"}
     assert (await room.ask(f"/limits/strategy/{name}", body, method="PUT")).status_code == 403
     put = await room.ask(f"/limits/strategy/{name}", body, Role.ADMIN, method="PUT")
@@ -170,6 +173,16 @@ async def test_limits_are_an_admins_and_what_is_left_out_takes_its_default(room:
         put.json()["effective"]["max_position"],
         put.json()["effective"]["max_open_orders"],
     ) == (1, 7, 5)
+    (record, *_) = await read_back(settings, topics.CONFIG_CHANGES, lambda record: record.key == name.encode())
+    event = decode(record.value)
+    assert (event.type, event.data) == (
+        EventType.LIMITS_CHANGED,
+        LimitsChanged(
+            scope="strategy", name=name, version=1, changed_by=event.data.changed_by, limits={"max_position": 7}
+        ),
+    )
+    row = await room.audited("limits.change", f"strategy {name}")
+    assert (row["before"], row["after"], row["actor"]) == (None, {"max_position": 7}, event.data.changed_by)
     bad = await room.ask(f"/limits/strategy/{name}", {"limits": {"max_positions": 1}}, Role.ADMIN, method="PUT")
     assert (bad.status_code, bad.json()["errors"][0]["field"]) == (422, "max_positions")
     assert (await room.get(f"/limits/strategy/{name}")).json()["limits"] == {"max_position": 7}

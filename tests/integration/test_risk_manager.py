@@ -17,6 +17,9 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from control import limits
+from control.acts import Act
+from control.connections import Connections
 from core import ids, routing
 from core.clock import utc_now
 from core.config import PROJECT_ROOT, Settings
@@ -27,8 +30,11 @@ from core.events.payloads import ConfigChanged, SignalValidated
 from core.messaging.reader import LogReader
 from core.messaging.records import Record
 from core.storage.models import AccountRow, PositionRow, table_of
+from core.trading.risk.limits import Scope
 from core.trading.signals import Signal
 from core.trading.types import Broker, Intent, OrderStatus, Product, Side
+from streams import risk_inputs
+from tests.fixtures.people import TESTER
 from tests.integration.risk_world import (
     INFY,
     ORDERS,
@@ -264,6 +270,19 @@ async def test_an_opt_in_withdrawn_while_running_stops_entries_there_alone(marke
         await announce(market, strategy)
         await decided_as(market, Z, strategy, ["OPT_IN"])
         await decided_as(market, P, strategy, [])
+
+
+async def test_a_change_of_limits_is_taken_up_at_its_event_without_a_restart(
+    market: World, strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(risk_inputs, "RELOAD_S", 3600.0)  # nothing but the event makes it read again
+    links = Connections(market.settings, "test")
+    async with running(market.settings):
+        await decided_as(market, P, strategy, [])
+        done = await limits.change(links, Act(TESTER, ids.new_id()), Scope.STRATEGY, strategy, {"max_order_value": 1})
+        assert (done.version, done.announced) == (2, True)
+        await decided_as(market, P, strategy, ["ORDER_VALUE"])
+    await links.close()
 
 
 @pytest.mark.parametrize("lie", ["envelope", "instance"])
