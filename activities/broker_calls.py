@@ -273,7 +273,7 @@ class BrokerCalls:
         if claim.result is ClaimResult.ELSEWHERE:
             return await self._of_another_account(found, claim.told)
         status, reason = _UNPLACEABLE[claim.result]
-        return await self.journal.end_unsent(place.order_id, status, reason)
+        return await self.journal.end_unsent(place.order_id, status, claim.told or reason)
 
     async def _send(
         self, found: JournalOrder, place: PlaceInput, claim: Claim, deadline: float, leave: _Leave
@@ -428,6 +428,7 @@ def view(
         short=exit_is_short(found),
         evidence=evidence,
         waits=waits,
+        unexited=found.unexited,
     )
 
 

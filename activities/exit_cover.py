@@ -13,8 +13,8 @@ from sqlalchemy import func, select
 from activities.again import again
 from core.brokers.port import Trader
 from core.errors import BrokerError, Transient
-from core.storage.claims import WORKING
 from core.storage.db import transient
+from core.storage.exits import WORKING
 from core.storage.journal import ORDERS, SENDS, Journal
 from core.storage.reconcile import load_standing
 from core.trading.reconcile import LineKey

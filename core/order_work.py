@@ -70,6 +70,8 @@ class OrderView(_Model):
     evidence: str | None = None
     waits: str | None = None
     """Why an exit is not sent yet: another order of its instrument is in doubt."""
+    unexited: str | None = None
+    """What of the position no exit is about to close though one was to: an entry filled on after an exit decided later had ended."""
 
 
 class CommandInput(_Model):

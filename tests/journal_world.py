@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from core import ids
 from core.clock import utc_now
 from core.storage.claims import Claim, ClaimResult, LeaseProof, claim_send
-from core.storage.journal import ORDERS, SENDS, Journal
+from core.storage.journal import ORDERS, SENDS, Journal, JournalOrder
 from core.storage.leases import Lease
 from core.storage.models import AccountRow, FillRow, LeaseRow, OutgoingEventRow, PositionRow, table_of
 from core.trading.orders import SeenFill, SeenOrder, end_of
@@ -121,12 +121,12 @@ class JournalWorld:
 
     async def fill(
         self, order_id: UUID, *trades: SeenFill, status: str = "COMPLETE", quantity: int | None = None
-    ) -> None:
+    ) -> JournalOrder:
         """Fold a book that shows these trades."""
         found = await self.journal.load(order_id)
         total = sum(t.quantity for t in trades)
         seen = SeenOrder(True, end_of(status), quantity or found.order["quantity"], total, None)
-        await self.journal.fold(order_id, found.order["broker_order_id"], seen, trades)
+        return await self.journal.fold(order_id, found.order["broker_order_id"], seen, trades)
 
     async def hold(self, side: Side, quantity: int, price: str = "100") -> None:
         """Make the instance hold a position, by an order that fills."""

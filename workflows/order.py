@@ -324,6 +324,10 @@ class OrderWorkflow:
                 f"{name}: {view.waits}",
                 "Settle that order first: `alpha-panda resolve` if a person must.",
             )
+        if view.unexited is not None and before.unexited is None:
+            self._alert(
+                "position_left", f"{name}: {view.unexited}", "No exit closes it: exit again, or close it in Kite."
+            )
         if view.status is before.status:
             return
         if view.status is OrderStatus.UNKNOWN:

@@ -25,6 +25,7 @@ CRITICAL = frozenset(
         "loss_limit",
         "not_ready",
         "order_unresolved",
+        "position_left",
         "position_uncovered",
         "reconcile_blind",
         "session_dead",

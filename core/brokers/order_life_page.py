@@ -33,6 +33,7 @@ WHY: dict[tuple[str, str], str] = {
     ("UNRESOLVED", "PENDING"): "a person: never placed (exit)",
     ("SUBMITTED", "ACKED"): "the book shows it",
     ("PARTIALLY_FILLED", "PARTIALLY_FILLED"): "another fill",
+    ("PARTIALLY_FILLED", "PENDING"): "an exit's next send: more to close",
 }
 """Words on the arrows; the others speak for themselves."""
 

@@ -34,23 +34,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from core import logging
 from core.clock import DAY_ROLL_HOUR, IST, trading_day, utc_now
 from core.storage.db import transient
-from core.storage.fills import lock_position
-from core.storage.journal import FILLS, LOCKED_ORDER, ORDERS, SENDS, Journal
+from core.storage.exits import left_to_exit, still_working
+from core.storage.journal import LOCKED_ORDER, ORDERS, SENDS, Journal
 from core.storage.models import AccountRow, LeaseRow, table_of
 from core.storage.models_kill import ForeignSendRow
 from core.storage.statements import Statement, given
-from core.trading.types import Intent, OrderStatus, SendState, Side
+from core.trading.types import Intent, OrderStatus, SendState
 
 ACCOUNTS = table_of(AccountRow)
 LEASES = table_of(LeaseRow)
 FOREIGN = table_of(ForeignSendRow)
 
 log = logging.get(__name__)
-
-WORKING = (SendState.SENDING, SendState.SENT, SendState.UNKNOWN)
-
-_LATE: ColumnElement[str] = literal_column(f"'{SendState.LATE}'")
-"""Spelled out, not bound: the few rows are found by the partial index of that state."""
 
 
 class ClaimResult(StrEnum):
@@ -64,7 +59,7 @@ class ClaimResult(StrEnum):
     CANCELLED = "CANCELLED"
     """A cancel was asked before it was sent."""
     FLAT = "FLAT"
-    """An exit with nothing left to exit."""
+    """An exit with nothing left to exit. `told` when something is held: it was entered after the exit was decided."""
     WAITS = "WAITS"
     """An exit with nothing left to exit at the moment, while other orders of its position may still change that."""
     IN_DOUBT = "IN_DOUBT"
@@ -112,13 +107,15 @@ async def claim_send(journal: Journal, order_id: UUID, send_no: int, proof: Leas
         if order["intent"] == Intent.EXIT:
             if quantity <= 0:
                 return Claim(ClaimResult.FLAT)  # earlier sends of it have filled all it was asked for
-            left, doubt = await _left_to_exit(connection, order)
-            quantity = min(quantity, left)
+            left = await left_to_exit(connection, order)
+            quantity, doubt = min(quantity, left.quantity), left.doubt
             if doubt is not None and (quantity <= 0 or doubt.intent == Intent.ENTRY):
                 return Claim(ClaimResult.IN_DOUBT, told=doubt.told, soon=doubt.soon)
             if quantity <= 0:
-                working = await _still_working(connection, order)
-                return Claim(ClaimResult.FLAT) if working is None else Claim(ClaimResult.WAITS, told=working)
+                working = await still_working(connection, order)
+                if working is not None:
+                    return Claim(ClaimResult.WAITS, told=working)
+                return Claim(ClaimResult.FLAT, told=_entered_anew(left.share.anew))
         now = utc_now()
         claimed = await _CLAIM.rows(
             connection,
@@ -155,6 +152,13 @@ def decided_elsewhere(order: Mapping[str, Any], proof: LeaseProof) -> str | None
         f"decided for account {order['account']} on {order['target']}; "
         f"this process is logged in to {proof.account} on {proof.target}"
     )
+
+
+def _entered_anew(quantity: int) -> str:
+    """Why an exit ends though something is held; empty when nothing is."""
+    if not quantity:
+        return ""
+    return f"nothing left to exit: what it was decided on is closed, and the {quantity} held now were entered after it"
 
 
 _OTHERS = ORDERS.alias("others")
@@ -205,96 +209,6 @@ def _claim() -> Update:
 
 
 _CLAIM = Statement(_claim())
-
-
-@dataclass(frozen=True, slots=True)
-class _Doubt:
-    intent: str
-    told: str
-    soon: bool
-
-
-async def _left_to_exit(connection: AsyncConnection, order: dict[str, Any]) -> tuple[int, _Doubt | None]:
-    """What is held in the exit's direction minus what other sends that may be at the broker will still take, and whether
-    another order of the position is in doubt.
-
-    Locks the position's row first: two exits claiming at once take turns, and the second sees the first.
-    """
-    position = await lock_position(connection, order)
-    held = -position.quantity * Side(order["side"]).sign
-    here = and_(*_same_position(order))
-    others = and_(here, ORDERS.c.order_id != order["order_id"], ORDERS.c.ended_at.is_(None))
-    booked = (
-        select(func.coalesce(func.sum(FILLS.c.quantity), 0))
-        .where(FILLS.c.order_id == SENDS.c.order_id, FILLS.c.broker_order_id == SENDS.c.broker_order_id)
-        .scalar_subquery()
-    )
-    rest = select(func.coalesce(func.sum(SENDS.c.quantity - booked), 0)).select_from(
-        ORDERS.join(SENDS, SENDS.c.order_id == ORDERS.c.order_id)
-    )
-    exits = ORDERS.c.intent == Intent.EXIT.value
-    working = rest.where(others, exits, SENDS.c.state.in_(WORKING)).scalar_subquery()
-    late = rest.where(here, exits, SENDS.c.state == _LATE).scalar_subquery()
-    taken = (await connection.execute(select(working.label("working"), late.label("late")))).one()
-    doubt = await _in_doubt(connection, others)
-    if doubt is None and taken.late:
-        told = f"waits: an earlier send of {taken.late} turned up late in the book and is being cancelled"
-        doubt = _Doubt(Intent.EXIT, told, False)
-    return held - int(taken.working) - int(taken.late), doubt
-
-
-async def _still_working(connection: AsyncConnection, order: dict[str, Any]) -> str | None:
-    """In words, an order of the position that may still fill or fail to: another exit at the broker, or an entry that was decided
-    before this exit. Until none is left nobody can say that the position is flat."""
-    found = (
-        await connection.execute(
-            select(ORDERS.c.intent, ORDERS.c.order_id, ORDERS.c.status)
-            .join(SENDS, and_(SENDS.c.order_id == ORDERS.c.order_id, SENDS.c.send_no == ORDERS.c.send_no))
-            .where(
-                *_same_position(order),
-                ORDERS.c.order_id != order["order_id"],
-                ORDERS.c.ended_at.is_(None),
-                or_(
-                    and_(ORDERS.c.intent == Intent.EXIT.value, SENDS.c.state.in_(WORKING)),
-                    and_(ORDERS.c.intent == Intent.ENTRY.value, ORDERS.c.created_at <= order["created_at"]),
-                ),
-            )
-            .limit(1)
-        )
-    ).first()
-    if found is None:
-        return None
-    return f"nothing is left to exit now, but {found.intent} {found.order_id} of the same position is {found.status}"
-
-
-def _same_position(order: dict[str, Any]) -> list[ColumnElement[bool]]:
-    return [ORDERS.c[name] == order[name] for name in ("instance", "instrument_token", "product")]
-
-
-async def _in_doubt(connection: AsyncConnection, others: ColumnElement[bool]) -> _Doubt | None:
-    """Of the position's other orders one whose fills nobody can know now; an entry first, one being sent last."""
-    doubtful = (
-        await connection.execute(
-            select(ORDERS.c.intent, ORDERS.c.status, ORDERS.c.order_id)
-            .join(SENDS, and_(SENDS.c.order_id == ORDERS.c.order_id, SENDS.c.send_no == ORDERS.c.send_no))
-            .where(
-                others,
-                or_(
-                    ORDERS.c.status.in_((OrderStatus.UNKNOWN, OrderStatus.UNRESOLVED)),
-                    and_(ORDERS.c.intent == Intent.ENTRY.value, SENDS.c.state == SendState.SENDING),
-                ),
-            )
-            .order_by(ORDERS.c.intent, ORDERS.c.status.desc())
-            .limit(1)
-        )
-    ).first()
-    if doubtful is None:
-        return None
-    sending = doubtful.status == OrderStatus.PENDING
-    status = "being sent" if sending else doubtful.status
-    return _Doubt(
-        doubtful.intent, f"waits: {doubtful.intent} {doubtful.order_id} of the same position is {status}", sending
-    )
 
 
 async def _why_not(connection: AsyncConnection, order: dict[str, Any], send_no: int) -> tuple[ClaimResult, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -24,11 +24,12 @@ from core.errors import AlphaPandaError
 from core.events.envelope import EventType
 from core.events.payloads import FillRecord
 from core.storage.db import transient
+from core.storage.exits import more_to_exit, unexited
 from core.storage.fills import book_fill
 from core.storage.journal_events import EVENT_OF, outgoing
 from core.storage.models import FillRow, OrderRow, OutgoingEventRow, SendRow, table_of
 from core.storage.statements import Statement, equal, given
-from core.trading.orders import SeenFill, SeenOrder, Step, check, fold_book, path
+from core.trading.orders import SeenFill, SeenOrder, Step, check, fold_book, held_open, path
 from core.trading.types import Broker, Exchange, Intent, OrderStatus, SendState
 
 ORDERS = table_of(OrderRow)
@@ -46,12 +47,14 @@ class JournalOrder:
     """An order with its present send. `steps` are the statuses this call went through, one event each.
 
     `filled_before` is what its other sends filled: with it, `order["filled_quantity"]` and `send["quantity"]` can be compared.
+    `unexited`, told by a fold alone: in words, what of the position no exit is about to close though one was to.
     """
 
     order: dict[str, Any]
     send: dict[str, Any]
     steps: tuple[OrderStatus, ...] = ()
     filled_before: int = 0
+    unexited: str | None = None
 
     @property
     def status(self) -> OrderStatus:
@@ -257,9 +260,15 @@ class Journal:
                 seen=seen,
                 trades=trades,
             )
-            for step in steps:
+            full = work.filled_before + send["quantity"]
+            more = await more_to_exit(work.connection, work.order, steps, full)
+            for step in held_open(steps) if more else steps:
                 await self._take(work, step, broker_order_id, seen)
-        return _result(work)
+            if more is not None:
+                self._advance(work, OrderStatus.PENDING, more)
+                work.order["broker_order_id"] = None
+                await self._open_send(work, send["send_no"] + 1)
+            return replace(_result(work), unexited=await unexited(work.connection, work.order))
 
     # internals -------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,9 @@ TRANSITIONS: dict[OrderStatus, frozenset[OrderStatus]] = {
     _S.UNRESOLVED: frozenset({_S.SUBMITTED, _S.EXPIRED, _S.PENDING}),
     _S.SUBMITTED: frozenset({_S.ACKED, _S.REJECTED, _S.CANCELLED, _S.UNRESOLVED}),
     _S.ACKED: frozenset({_S.PARTIALLY_FILLED, _S.FILLED, _S.CANCELLED, _S.REJECTED, _S.UNRESOLVED}),
-    _S.PARTIALLY_FILLED: frozenset({_S.PARTIALLY_FILLED, _S.FILLED, _S.CANCELLED, _S.REJECTED, _S.UNRESOLVED}),
+    _S.PARTIALLY_FILLED: frozenset(
+        {_S.PARTIALLY_FILLED, _S.FILLED, _S.CANCELLED, _S.REJECTED, _S.UNRESOLVED, _S.PENDING}
+    ),
     _S.FILLED: frozenset(),
     _S.CANCELLED: frozenset(),
     _S.REJECTED: frozenset(),
@@ -33,8 +35,9 @@ TRANSITIONS: dict[OrderStatus, frozenset[OrderStatus]] = {
 }
 """From each state, where one step may lead. PENDING → CANCELLED is an order stopped before it was ever claimed for sending;
 UNKNOWN → PENDING is an exit whose send is proven absent and that opens its next send (UNRESOLVED → PENDING the same, on a
-person's word); from the followed states to UNRESOLVED
-goes an order whose trading day ended unseen: the broker's book was emptied before it showed the end."""
+person's word); PARTIALLY_FILLED → PENDING is an exit whose send filled all that was held when it was sent, while more of its position
+is there or may come: its next send; from the followed states to UNRESOLVED goes an order whose trading day ended unseen: the broker's
+book was emptied before it showed the end."""
 
 _FORWARD = (_S.SUBMITTED, _S.ACKED)
 
@@ -152,3 +155,12 @@ def fold_book(
         elif filled:  # complete of nothing contradicts itself: the next look tells
             go(_S.FILLED if filled >= full else _S.CANCELLED)
     return tuple(steps)
+
+
+def held_open(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """The same steps for an exit whose send is full and whose goal is not reached: FILLED it is not, it goes on with another send."""
+    return tuple(
+        Step(_S.PARTIALLY_FILLED, step.fill) if step.status is _S.FILLED else step
+        for step in steps
+        if step.status is not _S.FILLED or step.fill is not None
+    )

@@ -21,7 +21,7 @@ from core.storage.claims import ClaimResult
 from core.storage.db import broker_engine
 from core.storage.journal import SENDS, exit_is_short
 from core.trading.commands import CommandKind
-from core.trading.orders import SeenOrder
+from core.trading.orders import SeenFill, SeenOrder
 from core.trading.types import Broker, Intent, OrderStatus, SendState, Side
 from tests.integration.command_world import CommandWorld, ToldTrader, listed, row
 from tests.journal_world import trade
@@ -306,3 +306,123 @@ async def test_an_unresolved_exit_does_not_let_others_end_as_flat(world: Command
     assert (waiting.result, str(lost) in waiting.told) == (ClaimResult.IN_DOUBT, True)
     await world.carry_out(await world.ask(lost, RESOLVE, resolution="never-placed"))
     assert (await world.claim(other)).quantity == 10
+
+
+# exits and entries from before them, and after -------------------------------------------------------------------------
+
+
+async def filling(world: CommandWorld) -> tuple[UUID, SeenFill]:
+    """An entry of 10 that rests with 7 filled, and its first trade."""
+    entry = await world.order(order_type="LIMIT", price=Decimal(100))
+    await world.sent(entry)
+    first = trade(7)
+    await world.fill(entry, first, status="OPEN")
+    return entry, first
+
+
+async def test_an_exit_that_sold_all_it_could_goes_on_with_what_an_entry_from_before_it_fills(
+    world: CommandWorld,
+) -> None:
+    entry, first = await filling(world)
+    leave = await world.order(Side.SELL, 10, Intent.EXIT)
+    await world.sent(leave)
+    found = await world.fill(leave, trade(7), quantity=7)
+    assert (found.status, found.order["filled_quantity"], found.send["send_no"]) == (OrderStatus.PENDING, 7, 2)
+    assert (view(found).quantity, view(found).broker_order_id) == (10, None)
+    assert str(entry) in found.order["reason"]
+    assert (await world.claim(leave, 2)).result is ClaimResult.WAITS
+    await world.fill(entry, first, trade(3))
+    assert (await world.claim(leave, 2)).quantity == 3
+    await world.journal.submitted(leave, 2, f"S{str(leave)[-12:]}", "accepted")
+    found = await world.fill(leave, trade(3), quantity=3)
+    assert (found.status, found.order["filled_quantity"], exit_is_short(found)) == (OrderStatus.FILLED, 10, False)
+    assert ((await world.position())["quantity"], found.unexited) == (0, None)
+    kinds = [event["topic"].rsplit(".", 1)[1] for event in await world.events(leave)]
+    assert kinds == ["submitted", "ack", "filled", "submitted", "ack", "filled"]
+
+
+async def test_an_exit_that_went_on_ends_when_the_entry_from_before_it_ends(world: CommandWorld) -> None:
+    entry, first = await filling(world)
+    leave = await world.order(Side.SELL, 10, Intent.EXIT)
+    await world.sent(leave)
+    await world.fill(leave, trade(7), quantity=7)
+    await world.fill(entry, first, status="CANCELLED")
+    assert (await world.claim(leave, 2)).result is ClaimResult.FLAT
+    found = await world.journal.end_unsent(leave, OrderStatus.CANCELLED, "nothing left to exit")
+    assert (found.order["filled_quantity"], exit_is_short(found)) == (7, False)
+
+
+async def test_an_exit_goes_on_with_what_was_filled_between_its_claim_and_its_fill(world: CommandWorld) -> None:
+    entry, first = await filling(world)
+    leave = await world.order(Side.SELL, 10, Intent.EXIT)
+    await world.sent(leave)
+    await world.fill(entry, first, trade(3))
+    assert (await world.fill(leave, trade(7), quantity=7)).status is OrderStatus.PENDING
+    assert (await world.claim(leave, 2)).quantity == 3
+
+
+@pytest.mark.parametrize("stopped", [True, False], ids=["cancel asked for", "reduced in the broker's app"])
+async def test_an_exit_that_a_person_stopped_or_made_smaller_does_not_go_on(world: CommandWorld, stopped: bool) -> None:
+    await filling(world)
+    leave = await world.order(Side.SELL, 10, Intent.EXIT)
+    await world.sent(leave)
+    if stopped:
+        await world.ask(leave, CommandKind.CANCEL)
+    left = 7 if stopped else 5
+    assert (await world.fill(leave, trade(left), quantity=left)).status is OrderStatus.FILLED
+
+
+async def test_what_an_entry_fills_after_a_later_exit_has_ended_is_told(world: CommandWorld) -> None:
+    """The exit got all it asked for, and the position was flat: nobody else exits what comes then."""
+    entry, first = await filling(world)
+    leave = await world.order(Side.SELL, 7, Intent.EXIT)
+    await world.sent(leave)
+    found = await world.fill(leave, trade(7), quantity=7)
+    assert (found.status, found.unexited) == (OrderStatus.FILLED, None)
+    second = trade(1)
+    later = await world.fill(entry, first, second, status="OPEN")
+    assert later.unexited is not None
+    assert str(leave) in later.unexited
+    assert view(later).unexited == later.unexited
+    again = await world.fill(entry, first, second, trade(2))
+    assert again.unexited == later.unexited, "told once: it stands"
+    anew = await world.order(Side.SELL, 3, Intent.EXIT)
+    await world.sent(anew)
+    assert (await world.fill(anew, trade(3))).unexited is None
+
+
+async def test_what_an_entry_filled_while_an_exit_of_all_worked_is_told_when_that_ends(world: CommandWorld) -> None:
+    entry, first = await filling(world)
+    leave = await world.order(Side.SELL, 7, Intent.EXIT)
+    await world.sent(leave)
+    assert (await world.fill(entry, first, trade(3))).unexited is None
+    found = await world.fill(leave, trade(7), quantity=7)
+    assert found.status is OrderStatus.FILLED
+    assert found.unexited is not None
+    assert "3 more" in found.unexited
+
+
+async def test_closing_a_part_beside_an_entry_that_works_is_nothing_to_tell(world: CommandWorld) -> None:
+    entry, first = await filling(world)
+    leave = await world.order(Side.SELL, 4, Intent.EXIT)
+    await world.sent(leave)
+    assert (await world.fill(leave, trade(4))).unexited is None
+    assert (await world.fill(entry, first, trade(3))).unexited is None
+
+
+async def test_a_waiting_exit_does_not_close_what_was_entered_after_it(world: CommandWorld) -> None:
+    await world.hold(Side.BUY, 10)
+    waiting = await world.order(Side.SELL, 20, Intent.EXIT)
+    other = await world.order(Side.SELL, 10, Intent.EXIT)
+    await world.sent(other)
+    await world.fill(other, trade(10))
+    await world.hold(Side.BUY, 5)
+    found = await world.claim(waiting)
+    assert (found.result, "5 held now" in found.told) == (ClaimResult.FLAT, True)
+
+
+async def test_a_waiting_exit_closes_what_it_was_decided_on_beside_what_came_after(world: CommandWorld) -> None:
+    await world.hold(Side.BUY, 10)
+    waiting = await world.order(Side.SELL, 20, Intent.EXIT)
+    await world.hold(Side.BUY, 5)
+    assert (await world.claim(waiting)).quantity == 10

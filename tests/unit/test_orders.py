@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.trading.orders import TRANSITIONS, IllegalTransition, SeenFill, SeenOrder, check, end_of, fold_book, path
+from core.trading.orders import (
+    TRANSITIONS,
+    IllegalTransition,
+    SeenFill,
+    SeenOrder,
+    check,
+    end_of,
+    fold_book,
+    held_open,
+    path,
+)
 from core.trading.types import OrderStatus as S
 
 NOW = datetime(2026, 11, 20, 5, 0, tzinfo=UTC)
@@ -93,6 +103,26 @@ def test_an_order_reduced_to_what_is_filled_already_ends_without_a_new_fill() ->
         trades=[trade(1, 6)],
     )
     assert [(step.status, step.fill) for step in steps] == [(S.FILLED, None)]
+
+
+@pytest.mark.parametrize(
+    ("status", "filled", "trades", "expected"),
+    [
+        (S.SUBMITTED, 0, [trade(1, 10)], [(S.ACKED, 0), (S.PARTIALLY_FILLED, 10)]),
+        (S.ACKED, 0, [trade(1, 4), trade(2, 6, 1)], [(S.PARTIALLY_FILLED, 4), (S.PARTIALLY_FILLED, 6)]),
+        (S.PARTIALLY_FILLED, 10, [], []),  # complete without a new fill
+    ],
+)
+def test_an_exit_that_goes_on_books_its_fills_and_does_not_end(
+    status: S, filled: int, trades: list[SeenFill], expected: list[tuple[S, int]]
+) -> None:
+    steps = fold_book(
+        status=status, quantity=10, filled_quantity=filled, booked_trades=(), seen=seen("COMPLETE", 10), trades=trades
+    )
+    assert steps[-1].status is S.FILLED
+    held = held_open(steps)
+    assert [(step.status, step.fill.quantity if step.fill else 0) for step in held] == expected
+    assert path(held[-1].status if held else status, S.PENDING) == (S.PENDING,)
 
 
 def test_a_trade_already_booked_is_not_booked_again() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -279,3 +280,32 @@ async def test_starting_the_same_order_twice_is_refused_even_after_its_end(tempo
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             )
     assert world.count("place") == 1
+
+
+async def test_an_exit_whose_send_filled_before_its_goal_is_sent_again(temporal: WorkflowEnvironment) -> None:
+    """Its first send filled all that was held; an entry from before it filled more."""
+    went_on = view(OrderStatus.PENDING, send_no=2, filled_quantity=30, average_price=Decimal(1500))
+    world = FakeWorld(
+        place=[view(OrderStatus.SUBMITTED), view(OrderStatus.SUBMITTED, send_no=2, filled_quantity=30)],
+        look=[went_on, view(OrderStatus.FILLED, send_no=2)],
+    )
+    result = await ending(temporal, world, make_input(intent=Intent.EXIT), save="exit_went_on")
+    assert (result.status, result.filled_quantity) == (OrderStatus.FILLED, 50)
+    assert [call.send_no for name, call in world.calls if name == "place"] == [1, 2]
+    assert world.count("alert exit_short") == 0
+
+
+async def test_a_fill_that_no_exit_closes_is_told_once(temporal: WorkflowEnvironment) -> None:
+    why = "exit 1, decided later, had closed the position before this filled on"
+    world = FakeWorld(
+        place=[view(OrderStatus.ACKED)],
+        look=[
+            view(OrderStatus.PARTIALLY_FILLED, filled_quantity=20, unexited=why),
+            view(OrderStatus.PARTIALLY_FILLED, filled_quantity=30, unexited=why),
+            view(OrderStatus.FILLED, unexited=why),
+        ],
+    )
+    await ending(temporal, world, save="position_left")
+    assert [call.message for name, call in world.calls if name == "alert position_left"] == [
+        f"BUY 50 INFY @ MARKET · momentum: {why}"
+    ]
