@@ -97,3 +97,47 @@ def test_what_is_carried_survives_a_restart() -> None:
     other.restore(portfolio.state())
     assert other.positions() == portfolio.positions()
     assert other.positions()["net"][0]["overnight_quantity"] == -7
+
+
+POSITION_FIELDS = [
+    "tradingsymbol",
+    "exchange",
+    "instrument_token",
+    "product",
+    "quantity",
+    "overnight_quantity",
+    "multiplier",
+    "average_price",
+    "close_price",
+    "last_price",
+    "value",
+    "pnl",
+    "m2m",
+    "unrealised",
+    "realised",
+    "buy_quantity",
+    "buy_price",
+    "buy_value",
+    "buy_m2m",
+    "sell_quantity",
+    "sell_price",
+    "sell_value",
+    "sell_m2m",
+    "day_buy_quantity",
+    "day_buy_price",
+    "day_buy_value",
+    "day_sell_quantity",
+    "day_sell_price",
+    "day_sell_value",
+]
+"""kite.trade/docs/connect/v3/portfolio, the example answer of GET /portfolio/positions."""
+
+
+def test_a_position_has_the_published_fields() -> None:
+    portfolio = make_portfolio()
+    portfolio.apply(request(Side.BUY), 5, 150_000)
+    shown = portfolio.positions()
+    for row in (*shown["net"], *shown["day"]):
+        assert list(row) == POSITION_FIELDS
+        assert all(isinstance(row[name], str) for name in ("tradingsymbol", "exchange", "product"))
+        assert all(isinstance(row[name], int | float) for name in POSITION_FIELDS[4:])
