@@ -14,6 +14,7 @@ from fastapi_offline import FastAPIOffline
 from api import problems
 from api.auth import unguarded
 from api.front import Bounded, KnownHosts, SafeHeaders, Tagged
+from api.housekeeping import Housekeeping
 from api.hub import EventHub
 from api.metrics import MetricsPage
 from api.pages.mount import mount
@@ -70,12 +71,14 @@ def create_app(settings: Settings) -> FastAPI:
     """
     reads, links = Reads(settings), Connections(settings, "api")
     prober = Prober(settings, reads.engine, reads.redis)
-    hub = EventHub(settings, prober)
+    hub, housekeeping = EventHub(settings, prober), Housekeeping(reads)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         hub.start()
+        housekeeping.start()
         yield
+        await housekeeping.close()
         await live.close()
         await hub.close()
         await app.state.metrics.close()

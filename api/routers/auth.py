@@ -108,14 +108,17 @@ async def login(asked: Login, request: Request, response: Response, reads: Reads
 async def refresh(
     asked: Refresh, request: Request, response: Response, reads: ReadsDep, settings: SettingsDep
 ) -> Tokens:
-    """Open: the refresh token says who. Each is good once; the second use of one ends the session for everybody who holds it."""
+    """Open: the refresh token says who. Each is good once: used again, it ends the session for everybody who holds it.
+
+    Only within 10 seconds, from the same address and while its successor is unused, is it answered with that successor again.
+    """
     given = asked.refresh_token.get_secret_value() if asked.refresh_token else None
     token = given or request.cookies.get(REFRESH_COOKIE, "")
     if not token:
         raise NotLoggedIn("Give a refresh_token, or log in.")
     if given is None and (elsewhere := from_elsewhere(request)):
         raise NotAllowed(f"A session is carried on from our own pages alone, not from {elsewhere}.")
-    session = await sessions.carry_on(reads.engine, token, origin_of(request))
+    session = await sessions.carry_on(reads.engine, settings.api_jwt_secret, token, origin_of(request))
     return _answer(settings, request, response, session, cookies=given is None)
 
 

@@ -5,6 +5,7 @@ Never accepts another algorithm than ours, and never tells why a token is not go
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import re
@@ -27,6 +28,9 @@ REFRESH_LIFE = timedelta(hours=12)
 """Unused that long, a session is over: the next morning begins with a login."""
 SESSION_LIFE = timedelta(days=7)
 """Over for good, however often it was refreshed."""
+
+REFRESH_GRACE = timedelta(seconds=10)
+"""So long a refresh token that was just used gives the same successor once more: to a second tab, or where the answer was lost."""
 
 STATE_LIFE = timedelta(minutes=10)
 """How long a login at the broker may take."""
@@ -83,6 +87,12 @@ def read(secret: SecretStr, token: str) -> Access:
 def new_refresh() -> str:
     """256 random bits."""
     return secrets.token_urlsafe(32)
+
+
+def successor(secret: SecretStr, refresh_token: str) -> str:
+    """The refresh token that follows this one: 256 bits nobody finds without our secret, the same whenever this one is asked for."""
+    digest = hmac.new(secret.get_secret_value().encode(), f"refresh:{refresh_token}".encode(), "sha256").digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def hash_of(token: str) -> str:

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, func, select, update
+from sqlalchemy import ColumnElement, and_, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -28,7 +28,7 @@ DELIVERIES = table_of(AlertDeliveryRow)
 CHANNELS = table_of(AlertChannelRow)
 
 KEPT = timedelta(days=90)
-"""How long history goes back."""
+"""How long history goes back (core/storage/tidy.py ends it)."""
 
 ERROR_KEPT = 300
 
@@ -223,7 +223,7 @@ def _these(channel: str, alerts: Iterable[UUID]) -> ColumnElement[bool]:
 
 
 async def begin(engine: AsyncEngine, channels: Sequence[str]) -> None:
-    """At the start: these channels are active; what waits for one that is gone is given up; old history goes. Raises Transient."""
+    """At the start: these channels are active; what waits for one that is gone is given up. Raises Transient."""
     now = utc_now()
     async with transient("preparing the alert channels"), engine.begin() as connection:
         await connection.execute(update(CHANNELS).values(active=CHANNELS.c.channel.in_(channels)))
@@ -235,7 +235,6 @@ async def begin(engine: AsyncEngine, channels: Sequence[str]) -> None:
             .where(DELIVERIES.c.state == Outcome.WAITING.value, DELIVERIES.c.channel.not_in(channels))
             .values(state=Outcome.FAILED.value, error="its channel is no longer in ALERT_URLS", ended_at=now)
         )
-        await connection.execute(delete(ALERTS).where(ALERTS.c.at < now - KEPT))
 
 
 async def channel_states(engine: AsyncEngine) -> list[ChannelState]:

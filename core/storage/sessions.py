@@ -1,6 +1,7 @@
 """Sessions and their refresh tokens: begun by a login, carried on by the newest token alone, ended by whoever may.
 
-Never carries a session on by a token used before: that ends it, since one of the two holders stole it.
+Never carries a session on by a token used before: that ends it, since one of the two holders stole it. The one exception hands out
+nothing new: the same address asking again within seconds gets the same successor, while nobody has used that.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from pydantic import SecretStr
 from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -58,7 +60,8 @@ async def begin(engine: AsyncEngine, user_id: UUID, name: str, role: Role, origi
     row = {"session_id": session_id, "user_id": user_id, "created_at": now, "origin": origin, "expires_at": expires}
     async with transient("beginning a session"), engine.begin() as connection:
         await connection.execute(insert(SESSIONS).values(row))
-        token = await _issue(connection, session_id, now, expires)
+        token = tokens.new_refresh()
+        await _issue(connection, token, session_id, now, expires)
         session = Session(session_id, user_id, name, role, expires, token)
         await audit.write(connection, session.actor(origin), "login", name)
     return session
@@ -77,27 +80,31 @@ async def live(engine: AsyncEngine, session_id: UUID, user_id: UUID) -> Session:
     return found
 
 
-async def carry_on(engine: AsyncEngine, refresh_token: str, origin: str) -> Session:
-    """Take a refresh token for a new one. A token used before ends the session.
+async def carry_on(engine: AsyncEngine, secret: SecretStr, refresh_token: str, origin: str) -> Session:
+    """Take a refresh token for its successor. A token used before ends the session, but for a moment at the same address.
 
     Raises:
         NotLoggedIn: the token is unknown, used before, or too old; or the session is over.
         Transient: the database is away.
     """
-    now, hashed = utc_now(), tokens.hash_of(refresh_token)
+    now, hashed, following = utc_now(), tokens.hash_of(refresh_token), tokens.successor(secret, refresh_token)
     async with transient("carrying on a session"), engine.begin() as connection:
         use = update(REFRESH).where(REFRESH.c.token_hash == hashed, REFRESH.c.used_at.is_(None))
-        fresh = (await connection.execute(use.values(used_at=now).returning(REFRESH))).mappings().one_or_none()
-        if fresh is None:
-            await _reused(connection, hashed, origin)
-            found = None
-        else:
+        using = use.values(used_at=now, used_from=origin).returning(REFRESH)
+        fresh = (
+            (await connection.execute(using)).mappings().one_or_none()
+        )  # of two at once, one waits here for the other
+        if fresh is not None:
             found = await _live(connection, fresh["session_id"]) if fresh["expires_at"] > now else None
-        if found is not None:
-            token = await _issue(connection, found.session_id, now, found.expires_at)
+            if found is not None:
+                await _issue(connection, following, found.session_id, now, found.expires_at)
+        else:
+            found = await _asked_again(connection, hashed, following, origin, now)
+            if found is None:
+                await _reused(connection, hashed, origin)
     if found is None:
         raise NotLoggedIn(OVER)
-    return Session(found.session_id, found.user_id, found.user, found.role, found.expires_at, token)
+    return Session(found.session_id, found.user_id, found.user, found.role, found.expires_at, following)
 
 
 async def end(engine: AsyncEngine, session_id: UUID, actor: Actor, why: str = "logout") -> None:
@@ -107,8 +114,7 @@ async def end(engine: AsyncEngine, session_id: UUID, actor: Actor, why: str = "l
             await audit.write(connection, actor, "logout", actor.name, reason=why)
 
 
-async def _issue(connection: AsyncConnection, session_id: UUID, now: datetime, over_at: datetime) -> str:
-    token = tokens.new_refresh()
+async def _issue(connection: AsyncConnection, token: str, session_id: UUID, now: datetime, over_at: datetime) -> None:
     row = {
         "token_hash": tokens.hash_of(token),
         "session_id": session_id,
@@ -116,7 +122,26 @@ async def _issue(connection: AsyncConnection, session_id: UUID, now: datetime, o
         "expires_at": min(now + tokens.REFRESH_LIFE, over_at),
     }
     await connection.execute(insert(REFRESH).values(row))
-    return token
+
+
+async def _asked_again(
+    connection: AsyncConnection, hashed: str, following: str, origin: str, now: datetime
+) -> Session | None:
+    """The session, where this token was used a moment ago from the same address and its successor was not used yet."""
+    moment_ago = select(REFRESH.c.session_id).where(
+        REFRESH.c.token_hash == hashed,
+        REFRESH.c.used_at > now - tokens.REFRESH_GRACE,
+        REFRESH.c.used_from == origin,
+    )
+    session_id = await connection.scalar(moment_ago)
+    if session_id is None:
+        return None
+    unused = select(REFRESH.c.token_hash).where(
+        REFRESH.c.token_hash == tokens.hash_of(following), REFRESH.c.used_at.is_(None)
+    )
+    if await connection.scalar(unused.with_for_update()) is None:
+        return None
+    return await _live(connection, session_id)
 
 
 async def _reused(connection: AsyncConnection, hashed: str, origin: str) -> None:

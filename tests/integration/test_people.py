@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
 import httpx
 import pytest
+from sqlalchemy import insert, select, update
 
+from api.housekeeping import Housekeeping
+from api.reads import Reads
 from api.server import main
+from core.clock import trading_day, utc_now
 from core.config import Settings
+from core.events.payloads import Alert
+from core.ids import new_id
+from core.people import tokens
 from core.people.roles import Role
 from core.routing import PEOPLE_SCHEMA, postgres_credentials
-from core.storage import audit, users
+from core.storage import alerts, audit, sessions, tidy, users
 from core.storage.db import config_engine
 from core.trading.types import Broker
 from tests.fixtures.people import TESTER, forgive, make_key, make_user
@@ -70,6 +79,7 @@ async def test_a_refresh_token_is_good_once_and_its_second_use_ends_the_session(
     name, first = await log_in(api, settings)
     second = (await api.post(f"{AUTH}/refresh", json={"refresh_token": first["refresh_token"]})).json()
     assert (await api.get(f"{AUTH}/me", headers=bearer(second["access_token"]))).status_code == 200
+    await a_minute_later(settings, first["refresh_token"])
     stolen = await api.post(f"{AUTH}/refresh", json={"refresh_token": first["refresh_token"]})
     assert stolen.status_code == 401
     for token in (first["access_token"], second["access_token"]):
@@ -80,6 +90,47 @@ async def test_a_refresh_token_is_good_once_and_its_second_use_ends_the_session(
     actions = [row.action for row in await audit.entries(engine, actor=name)]
     await engine.dispose()
     assert actions[:2] == ["session.stolen", "login"]
+
+
+async def a_minute_later(settings: Settings, token: str) -> None:
+    """As if the token had been used a minute earlier."""
+    engine = config_engine(settings)
+    async with engine.begin() as connection:
+        this = sessions.REFRESH.c.token_hash == tokens.hash_of(token)
+        earlier = sessions.REFRESH.c.used_at - timedelta(minutes=1)
+        await connection.execute(update(sessions.REFRESH).where(this).values(used_at=earlier))
+    await engine.dispose()
+
+
+async def test_two_tabs_that_refresh_at_once_get_the_same_token_and_stay_logged_in(
+    api: httpx.AsyncClient, settings: Settings
+) -> None:
+    name, first = await log_in(api, settings)
+    asked = {"refresh_token": first["refresh_token"]}
+    answers = await asyncio.gather(*(api.post(f"{AUTH}/refresh", json=asked) for _ in range(5)))
+    assert {answer.status_code for answer in answers} == {200}
+    (following,) = {answer.json()["refresh_token"] for answer in answers}
+    assert following != first["refresh_token"]
+    for answer in answers:
+        assert (await api.get(f"{AUTH}/me", headers=bearer(answer.json()["access_token"]))).status_code == 200
+    third = await api.post(f"{AUTH}/refresh", json={"refresh_token": following})
+    assert third.status_code == 200
+    # its successor was used: the first token is no second tab's any more, however young
+    assert (await api.post(f"{AUTH}/refresh", json=asked)).status_code == 401
+    assert (await api.get(f"{AUTH}/me", headers=bearer(third.json()["access_token"]))).status_code == 401
+    engine = config_engine(settings)
+    actions = [row.action for row in await audit.entries(engine, actor=name)]
+    await engine.dispose()
+    assert actions[:2] == ["session.stolen", "login"]
+
+
+async def test_a_token_used_a_moment_ago_elsewhere_ends_the_session(api: httpx.AsyncClient, settings: Settings) -> None:
+    _, first = await log_in(api, settings)
+    asked = {"refresh_token": first["refresh_token"]}
+    second = (await api.post(f"{AUTH}/refresh", json=asked)).json()
+    elsewhere = await api.post(f"{AUTH}/refresh", json=asked, headers={"X-Forwarded-For": "10.9.8.7"})
+    assert elsewhere.status_code == 401
+    assert (await api.get(f"{AUTH}/me", headers=bearer(second["access_token"]))).status_code == 401
 
 
 async def test_logout_disable_and_a_new_role_hold_at_once(api: httpx.AsyncClient, settings: Settings) -> None:
@@ -177,6 +228,52 @@ async def test_who_has_an_answer_already_is_told_so(api: httpx.AsyncClient, sett
     assert (first.status_code, again.status_code, again.content) == (200, 304, b"")
     assert again.headers["etag"] == first.headers["etag"]
     assert (await api.get("/api/v1/settings", headers={"If-None-Match": first.headers["etag"]})).status_code == 401
+
+
+async def test_what_nobody_can_use_any_more_is_let_go_and_nothing_else(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tidy, "BATCH", 2)
+    reads, now = Reads(settings), utc_now()
+    long_ago, mark = now - timedelta(days=100), uuid4().hex
+    name, _ = await make_user(settings, Role.VIEWER)
+    user = await users.find_user(reads.engine, name)
+    assert user is not None
+    begun = [await sessions.begin(reads.engine, user.user_id, name, user.role, "here") for _ in range(6)]
+    over, young = begun[:5], begun[5]
+    minute = {"instance": mark, "instrument": "NSE:INFY", "product": "MIS", "realized_pnl": 0, "charges": 0}
+    async with reads.engine.begin() as connection:
+        these = sessions.SESSIONS.c.session_id.in_([each.session_id for each in over])
+        await connection.execute(update(sessions.SESSIONS).where(these).values(expires_at=long_ago))
+        for number in range(6):
+            begun_at = now if number == 0 else long_ago
+            row = {"request_id": new_id(), "fingerprint": mark, "begun_at": begun_at}
+            await connection.execute(insert(tidy.REQUESTS).values(row))
+    for number in range(3):
+        at = now if number == 0 else long_ago
+        alert = Alert(kind=mark, subject="s", message=f"m{number}", action="a", at=at)
+        await alerts.take_in(reads.engine, new_id(), alert, "test", ["json-tidy"])
+    async with reads.views(Broker.PAPER).begin() as connection:
+        for at in (long_ago, long_ago - timedelta(days=1), now):
+            row = minute | {"trading_day": trading_day(at), "minute": at, "as_of": at}
+            await connection.execute(insert(tidy.MINUTES).values(row))
+
+    await Housekeeping(reads).once()
+
+    async with reads.engine.connect() as connection:
+        mine = select(sessions.SESSIONS.c.session_id).where(sessions.SESSIONS.c.user_id == user.user_id)
+        assert list(await connection.scalars(mine)) == [young.session_id]
+        ids = [each.session_id for each in begun]
+        held = select(sessions.REFRESH.c.session_id).where(sessions.REFRESH.c.session_id.in_(ids))
+        assert list(await connection.scalars(held)) == [young.session_id]
+        asked = select(tidy.REQUESTS.c.begun_at).where(tidy.REQUESTS.c.fingerprint == mark)
+        assert list(await connection.scalars(asked)) == [now]
+    assert [row.message for row in await alerts.history(reads.engine, kind=mark)] == ["m0"]
+    async with reads.views(Broker.PAPER).connect() as connection:
+        kept = select(tidy.MINUTES.c.minute).where(tidy.MINUTES.c.instance == mark)
+        assert list(await connection.scalars(kept)) == [now]
+    assert [row.action for row in await audit.entries(reads.engine, actor=name)] == ["login"] * 6
+    await reads.close()
 
 
 async def test_the_last_admin_stays(settings: Settings) -> None:

@@ -12,6 +12,7 @@ import httpx
 import jwt
 import pytest
 from fastapi import FastAPI
+from pydantic import SecretStr
 
 from api.app import create_app
 from api.auth import OPEN, Needs, routes, unguarded
@@ -178,6 +179,18 @@ GOOD = tokens.sign(SECRET, USER, SESSION, datetime.now(UTC))
 def test_no_other_token_is_read(token: str) -> None:
     with pytest.raises(NotLoggedIn):
         tokens.read(SECRET, token)
+
+
+def test_a_refresh_tokens_successor_is_one_and_nobodys_without_the_secret() -> None:
+    token = tokens.new_refresh()
+    following = tokens.successor(SECRET, token)
+    assert following == tokens.successor(SECRET, token)
+    assert len(following) == len(token) == 43
+    others = {
+        tokens.successor(SecretStr("another-secret-of-thirty-two-letters"), token),
+        tokens.successor(SECRET, token[:-1]),
+    }
+    assert following not in others | {token, tokens.successor(SECRET, following)}
 
 
 def test_a_key_is_known_by_its_hash_alone() -> None:
