@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Callable, Iterator
 
@@ -16,6 +17,22 @@ from core.service import ServiceContext
 
 GRACE_S = 3
 """How long open requests may take to end after the stop."""
+
+
+class NoQueries(logging.Filter):
+    """Uvicorn's line about a WebSocket holds the whole address: what stands behind its `?` names a page, or may be a secret."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(_path(each) if isinstance(each, str) else each for each in record.args)
+        return True
+
+
+def _path(text: str) -> str:
+    return text.partition("?")[0]
+
+
+NO_QUERIES = NoQueries()
 
 
 class _Server(uvicorn.Server):
@@ -42,6 +59,7 @@ async def main(ctx: ServiceContext) -> None:
         StopTheStart: the port is taken.
     """
     listener = _listen(ctx.settings)
+    logging.getLogger("uvicorn.error").addFilter(NO_QUERIES)
     config = uvicorn.Config(
         create_app(ctx.settings),
         log_config=None,

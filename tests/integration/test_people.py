@@ -12,6 +12,9 @@ import asyncpg
 import httpx
 import pytest
 from sqlalchemy import insert, select, update
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
 
 from api.housekeeping import Housekeeping
 from api.reads import Reads
@@ -274,6 +277,21 @@ async def test_what_nobody_can_use_any_more_is_let_go_and_nothing_else(
         assert list(await connection.scalars(kept)) == [now]
     assert [row.action for row in await audit.entries(reads.engine, actor=name)] == ["login"] * 6
     await reads.close()
+
+
+async def test_no_query_of_an_address_reaches_a_log(
+    api: httpx.AsyncClient, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    room = (
+        f"ws://{settings.api_host}:{settings.api_port}/_nicegui_ws/socket.io/?client_id=s3cr3tpage&transport=websocket"
+    )
+    with caplog.at_level("INFO"):
+        with pytest.raises(InvalidStatus):
+            await connect(room, origin=Origin("http://127.0.0.1"))
+        assert (await api.get("/api/v1/orders", params={"token": "s3cr3tpage"})).status_code == 401
+        lines = [record.getMessage() for record in caplog.records if "WebSocket" in record.getMessage()]
+    assert lines, "uvicorn tells of the socket it refused"
+    assert "s3cr3tpage" not in caplog.text
 
 
 async def test_the_last_admin_stays(settings: Settings) -> None:
