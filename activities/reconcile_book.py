@@ -157,8 +157,13 @@ class ReconcileBook:
                 openings=seen.openings,
                 moving=_moving(first, second, before, after, young_s=at.durations.young) | waiting,
                 delivers=self.trader.profile.delivers,
-                seen_once=seen.once,
+                rest=seen.rest,
             )
+            if comparison.mended:
+                log.warning(
+                    "the day's opening was taken from answers without any position, and is taken anew",
+                    lines=[str(key) for key in comparison.mended],
+                )
             await failpoints.reached("reconcile.before_keep")
             if not await self._keep(at, began, day, comparison, second, mended, seen):
                 return _told(mended, None, second, why_not="another round was kept while this one was under way")
@@ -273,6 +278,7 @@ class ReconcileBook:
             began_at=began,
             found=found,
             openings=comparison.openings,
+            rest=comparison.rest,
             foreign_trades=_count_foreign(look),
             seen=seen,
         )

@@ -18,7 +18,7 @@ from core.storage.models import Base, table_of
 
 class ReconcileDayRow(Base):
     """First sight of a trading day: net units each line held before the day's trades; null where it could not be told yet,
-    in a list of one where a single round has told it ("*": the lines not named)."""
+    in a list where a single round has told it, as assumed where only answers without any position did ("*": the lines not named)."""
 
     __tablename__ = "reconcile_days"
     __table_args__ = {"schema": JOURNAL}  # noqa: RUF012

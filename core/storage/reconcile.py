@@ -20,7 +20,7 @@ from core.storage.db import transient
 from core.storage.journal import EVENTS, FILLS, ORDERS, SENDS, Journal
 from core.storage.models import PositionRow, table_of
 from core.storage.models_reconcile import ReconcileDayRow, ReconciliationRow
-from core.trading.reconcile import Held, LineKey, Once, Opening, Openings, Watched
+from core.trading.reconcile import Assumed, Held, LineKey, Once, Opening, Openings, Watched
 from core.trading.types import Exchange, OrderStatus, Product, SendState, Side
 
 DAYS = table_of(ReconcileDayRow)
@@ -165,19 +165,21 @@ def _key(row: Any) -> LineKey:
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """What was seen of a trading day before this round. `openings` None: nothing yet. `once`: by a single round.
+    """What was seen of a trading day before this round. `openings` None: nothing yet. `rest`: the opening of the lines not named there.
 
     `kept_at`: when that was kept, so that a round which was frozen since does not keep over it what it saw before.
     """
 
     openings: Openings | None
     foreign_trades: int = 0
-    once: bool = False
+    rest: Opening = 0
     kept_at: datetime | None = None
 
 
 _REST = "*"
-"""Among a day's openings: the lines they do not name, as long as a single round has seen the day."""
+"""Among a day's openings: the lines they do not name, unless they began flat for certain."""
+
+_ASSUMED, _WEAK = "assumed", "weak"
 
 
 async def load_day(journal: Journal, account: str, day: date) -> Day:
@@ -186,41 +188,49 @@ async def load_day(journal: Journal, account: str, day: date) -> Day:
         row = (await connection.execute(query)).mappings().one_or_none()
     if row is None:
         return Day(None)
-    openings = {LineKey.parse(key): _opening(value) for key, value in row["openings"].items() if key != _REST}
-    return Day(openings, row["foreign_trades"], _REST in row["openings"], row["updated_at"])
+    openings = {LineKey.parse(key): opening_of(value) for key, value in row["openings"].items() if key != _REST}
+    return Day(openings, row["foreign_trades"], opening_of(row["openings"].get(_REST, 0)), row["updated_at"])
 
 
-def _opening(value: Any) -> Opening:
-    """As it is kept: units, null where nothing could be told, in a list where one round alone told it."""
-    return Once(int(value[0])) if isinstance(value, list) else value
+def opening_of(value: Any) -> Opening:
+    """As it is kept: units; null where nothing could be told; in a list where one round alone told it, with a word where that listed no
+    position; named as assumed where only such rounds did."""
+    if isinstance(value, dict):
+        return Assumed(int(value[_ASSUMED]))
+    return Once(int(value[0]), _WEAK in value[1:]) if isinstance(value, list) else value
 
 
-def _kept(opening: Opening) -> Any:
-    return [opening.quantity] if isinstance(opening, Once) else opening
+def kept(opening: Opening) -> Any:
+    """The inverse of `opening_of`."""
+    if isinstance(opening, Assumed):
+        return {_ASSUMED: opening.quantity}
+    if isinstance(opening, Once):
+        return [opening.quantity, _WEAK] if opening.weak else [opening.quantity]
+    return opening
 
 
 async def store_judged(
     journal: Journal, *, round_id: UUID, account: str, day: date, began_at: datetime, found: dict[str, Any],
-    openings: Openings, foreign_trades: int, seen: Day,
+    openings: Openings, rest: Opening, foreign_trades: int, seen: Day,
 ) -> bool:  # fmt: skip
     """Keep a judged round's figures and what is known of the day's opening, together. A repeated step changes nothing more.
 
     False, and nothing is kept: another round has kept the day since `seen` was read. This one was frozen; what it saw is of before.
     """
     now = utc_now()
-    opened = {str(key): _kept(value) for key, value in openings.items()}
-    if seen.openings is None:
-        opened[_REST] = [0]
+    opened = {str(key): kept(value) for key, value in openings.items()}
+    if rest != 0:
+        opened[_REST] = kept(rest)
     async with transient("keeping a comparison"), journal.engine.begin() as connection:
         values = {"openings": opened, "foreign_trades": foreign_trades, "updated_at": now}
         mine = DAYS.c.updated_at == seen.kept_at if seen.kept_at is not None else false()
-        kept = await connection.execute(
+        stored = await connection.execute(
             insert(DAYS)
             .values(account=account, trading_day=day, opened_at=now, **values)
             .on_conflict_do_update(index_elements=["account", "trading_day"], set_=values, where=mine)
             .returning(DAYS.c.account)
         )
-        if kept.one_or_none() is None:
+        if stored.one_or_none() is None:
             return False
         row = {"account": account, "trading_day": day, "began_at": began_at, "judged": True, "found": found}
         await connection.execute(

@@ -84,24 +84,39 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """What one round alone made of a line's opening: believed when a second one agrees, as one answer may be wrong."""
+    """What one round alone made of a line's opening: believed when a second one agrees, as one answer may be wrong.
+
+    `weak`: the answer listed no position at all. A broker that has lost sight of them answers the same.
+    """
+
+    quantity: int
+    weak: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Assumed:
+    """What answers that listed no position at all agreed on: it is judged by, until an answer that lists some says otherwise."""
 
     quantity: int
 
 
-Opening = int | Once | None
+Opening = int | Assumed | Once | None
 """What a line held when the trading day began, signed units; None where nothing could be told yet."""
 
 Openings = dict[LineKey, Opening]
-"""A line that is missing began flat."""
+"""A line that is missing began as `Comparison.rest` says."""
 
 _FLAT = Held(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
+    """`rest`: the opening of the lines that `openings` does not name. `mended` are lines whose opening was assumed, and wrongly so."""
+
     lines: tuple[Line, ...]
     openings: Openings = field(default_factory=dict)
+    rest: Opening = 0
+    mended: tuple[LineKey, ...] = ()
 
 
 def compare(
@@ -112,14 +127,16 @@ def compare(
     openings: Openings | None,
     moving: Collection[LineKey],
     delivers: bool,
-    seen_once: bool = False,
+    rest: Opening = 0,
 ) -> Comparison:
-    """Broker net − ours − FOREIGN of every line. `openings` is None at the first sight of a trading day, `seen_once` true at the second.
+    """Broker net − ours − FOREIGN of every line. `openings` is None at the first sight of a trading day; `rest` is the opening of the
+    lines it does not name, as the rounds until now made it.
 
     A line's opening is the broker's net less all trades of the day, so it does not matter when in the day it is seen first; it is taken
     when nothing moves in the line and two rounds in a row agree on it, also on lines that one of them does not list: until then the line
-    is not judged. Afterwards drift is what the net moved without trades, and what trades of ours were not booked. A fill of an earlier
-    day that is booked late moves from FOREIGN to ours.
+    is not judged. Answers that list no position at all say so only for the time being: the first one that lists some is taken to know
+    better, where no trade of the day explains the difference. Afterwards drift is what the net moved without trades, and what trades of
+    ours were not booked. A fill of an earlier day that is booked late moves from FOREIGN to ours.
 
     `delivers`: CNC positions leave the broker's positions overnight and become holdings (kite.trade/docs/connect/v3/portfolio).
     """
@@ -129,23 +146,34 @@ def compare(
         listed[trade.key] += trade.signed
         if trade.order_id is None:
             foreign[trade.key] += trade.signed
-    rest: Opening = None if openings is None else Once(0) if seen_once else 0
+    if openings is None:
+        rest = None
+    weak = not net
     known: Openings = dict(openings or {})
     lines: list[Line] = []
+    mended: list[LineKey] = []
     for key in sorted({*net, *listed, *held, *known, *moving}):
         now = None if key in moving else net.get(key, 0) - listed[key]
-        known[key] = _agreed(known.get(key, rest), now)
+        before = known.get(key, rest)
+        known[key] = _agreed(before, now, weak)
+        if isinstance(before, Assumed) and isinstance(known[key], Once):
+            mended.append(key)
         lines.append(
             _line(key, net.get(key, 0), held.get(key, _FLAT), known[key], foreign[key], key in moving, delivers)
         )
-    return Comparison(tuple(line for line in lines if not line.quiet), known)
+    told = tuple(line for line in lines if not line.quiet)
+    return Comparison(told, known, _agreed(rest, 0, weak), tuple(mended))
 
 
-def _agreed(before: Opening, now: int | None) -> Opening:
-    """A line's opening as the rounds until now make it; `now` is this round's, None where it says nothing."""
-    if isinstance(before, int) or now is None:
+def _agreed(before: Opening, now: int | None, weak: bool) -> Opening:
+    """A line's opening as the rounds until now make it; `now` is this round's, None where it says nothing; `weak`: it listed nothing."""
+    if isinstance(before, int) or now is None or (weak and isinstance(before, Assumed)):
         return before
-    return now if before == Once(now) else Once(now)
+    if isinstance(before, Assumed):
+        return now if before.quantity == now else Once(now)
+    if before is None or before.quantity != now:
+        return Once(now, weak)
+    return Assumed(now) if weak and before.weak else now
 
 
 def _line(
@@ -154,8 +182,10 @@ def _line(
     carried = held.quantity - held.today
     delivered = carried if delivers and key.product is Product.CNC else 0
     ours = held.quantity - delivered
+    if isinstance(opening, Assumed):
+        opening = opening.quantity
     if not isinstance(opening, int):
-        nothing = opening == Once(0) and not (broker or ours or foreign_today)
+        nothing = isinstance(opening, Once) and opening.quantity == 0 and not (broker or ours or foreign_today)
         return Line(key, broker, ours, foreign_today, 0 if nothing else None, delivered)
     foreign = opening - (carried - delivered) + foreign_today
     drift = None if moving else broker - ours - foreign
