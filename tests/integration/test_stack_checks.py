@@ -67,6 +67,15 @@ async def test_a_broker_with_a_position_cannot_be_switched_off(apart: Settings) 
     assert "ACTIVE_BROKERS" in text
 
 
+async def test_a_broker_with_an_open_order_cannot_be_switched_off(world: JournalWorld, apart: Settings) -> None:
+    order_id = await world.order()
+    off = apart.model_copy(update={"active_brokers": (Broker.PAPER,)})
+    with pytest.raises(StopTheStart, match=f"leaves out {OFF}, which still has 1 open orders"):
+        await checks.nothing_left_alone(off)
+    await world.journal.end_unsent(order_id, OrderStatus.CANCELLED, "a test")
+    await checks.nothing_left_alone(off)
+
+
 async def test_an_open_order_of_another_account_or_target_stops_the_start(world: JournalWorld, apart: Settings) -> None:
     order_id = await world.order(account="AB0001", target="local")
     await checks.nothing_left_alone(as_user(apart, "AB0001", "local"))

@@ -157,10 +157,9 @@ async def test_no_answer_in_time_is_unknown(scripted: tuple[Broker, World], monk
     monkeypatch.setattr(zerodha, "TOTAL_S", 0.4)
     server, world = scripted
     server.script = [HANG]
-    began = time.monotonic()
-    with pytest.raises(OutcomeUnknown):
-        await world.trader.place(make_request(world))
-    assert time.monotonic() - began < 3
+    async with asyncio.timeout(6):  # below the 7 s it would take without the total set here
+        with pytest.raises(OutcomeUnknown):
+            await world.trader.place(make_request(world))
     assert len(server.requests) == 1
 
 
@@ -201,11 +200,9 @@ async def test_a_read_whose_answer_drips_in_ends_in_time_and_frees_its_thread(
         finally:
             ended.append("thread")
 
-    began = time.monotonic()
     with pytest.raises(Transient, match="no whole answer within"):
         await kite_http.read("profile", profile, within_s=0.5)
-    assert time.monotonic() - began < 2
-    await until(lambda: ended, 2, "the thread to be free")
+    await until(lambda: ended, 20, "the thread to be free")
 
 
 async def test_a_refused_connection_is_not_placed(at: Callable[[int], Settings]) -> None:
