@@ -1,4 +1,4 @@
-"""Writes every signal, decision, order event and reconciliation of each broker into that broker's view tables, for people to read.
+"""Writes every signal, decision, order event, reconciliation and minute of PnL of each broker into that broker's view tables, for people.
 
 Applies an order event only if its `order_seq` is higher, stores each event once by its id, and never reads the journal.
 """
@@ -10,13 +10,14 @@ import asyncio
 from core.errors import Poison
 from core.events import topics
 from core.events.envelope import decode
-from core.events.payloads import OrderEvent, Reconciliation, Signal, SignalRejected, SignalValidated
+from core.events.payloads import OrderEvent, PnlSnapshot, Reconciliation, Signal, SignalRejected, SignalValidated
 from core.messaging.consumer import ConsumerRunner
 from core.messaging.producer import EventProducer
 from core.messaging.records import Record
 from core.service import ServiceContext
 from core.storage import view_rounds, views
 from core.storage.db import view_engine
+from core.storage.view_pnl import MinuteFold
 
 SERVICE = "order-views"
 
@@ -26,6 +27,7 @@ async def main(ctx: ServiceContext) -> None:
     brokers = ctx.settings.active_brokers
     engines = {broker: view_engine(ctx.settings, broker, ping=False) for broker in brokers}
     producer = EventProducer(ctx.settings, client_id=SERVICE)
+    minutes = MinuteFold()
 
     async def handle(record: Record) -> None:
         broker = topics.broker_of(record.topic)
@@ -34,6 +36,9 @@ async def main(ctx: ServiceContext) -> None:
         envelope = decode(record.value)
         if isinstance(envelope.data, Reconciliation):
             await view_rounds.store(engines[broker], envelope.data)
+            return
+        if isinstance(envelope.data, PnlSnapshot):
+            await minutes.store(engines[broker], envelope.data, by_fill=envelope.causation_id is not None)
             return
         if not isinstance(envelope.data, OrderEvent | Signal | SignalValidated | SignalRejected):
             raise Poison(f"{envelope.type} does not belong on {record.topic}", stage="validate")
@@ -48,6 +53,7 @@ async def main(ctx: ServiceContext) -> None:
             topics.signals_rejected(broker),
             *topics.order_topics(broker),
             topics.reconciliations(broker),
+            topics.pnl_snapshots(broker),
         )
     ]
     runner = ConsumerRunner(

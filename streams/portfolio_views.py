@@ -105,6 +105,7 @@ def _pnl_view(
 def snapshot(position: Position, mark: Mark | None, moment: Moment) -> PnlSnapshot:
     """The position marked to market as the log carries it."""
     order, state = position.order, position.state
+    day = position.days.pnl(moment.trading_day, state, _price(mark))
     return PnlSnapshot(
         instance=order.instance,
         strategy_id=order.strategy_id,
@@ -120,6 +121,8 @@ def snapshot(position: Position, mark: Mark | None, moment: Moment) -> PnlSnapsh
         unrealized_pnl=unrealized(state, _price(mark)),
         charges=state.charges,
         trading_day=moment.trading_day,
+        day_realized_pnl=day.realized,
+        day_charges=day.charges,
         as_of=moment.now,
         simulated=moment.simulated,
     )

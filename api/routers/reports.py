@@ -5,23 +5,28 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 from pydantic import Field, SecretStr
 
+from api import curve
 from api.auth import needs
+from api.curve import CurveMark
 from api.deps import ReadsDep, SettingsDep
 from api.models import SIMULATED, Answer, TopicStatus
 from api.problems import guarded
+from api.reads import Reads
 from api.routers.orders import Moment
-from core.clock import trading_day, utc_now
+from core.clock import day_began, trading_day, utc_now
 from core.config import Settings
+from core.errors import Transient
 from core.messaging import lag
 from core.people.roles import Role
 from core.storage import views
+from core.storage.view_pnl import minutes_of_day
 from core.storage.views import OrderFilter, StoredEvent
 from core.trading.types import Broker
 
@@ -47,11 +52,15 @@ class CurvePoint(Answer):
 
 
 class PnlCurve(Answer):
-    """Steps of realised PnL, fill by fill. What is open moves with its mark: `/pnl` has it now, `/events` as it moves."""
+    """The day twice: what fills realised, step by step, and what all was worth, minute by minute, with what is open at its mark."""
 
     trading_day: date
     simulated: bool = Field(description=SIMULATED)
-    points: list[CurvePoint] = Field(description="By time; each instance's own running sums.")
+    points: list[CurvePoint] = Field(description="By time, one a fill; each instance's own running sums.")
+    marks: list[CurveMark] = Field(
+        description="By time, one a minute in which a price moved or a fill came, of each instance and of each broker's whole; the "
+        "last of today is now."
+    )
 
 
 @router.get("/pnl/day", tags=["portfolio"], summary="PnL over the trading day", responses=guarded())
@@ -59,14 +68,34 @@ async def pnl_day(
     reads: ReadsDep,
     broker: OneBroker = None,
     day: Annotated[date | None, Query(description="A trading day (it rolls at 06:00 IST); today without it.")] = None,
+    step: Annotated[int, Query(ge=1, le=60, description="Minutes between two `marks`.")] = 1,
 ) -> PnlCurve:
-    """Realised steps of each strategy instance, gross, charges and net."""
+    """Each strategy instance's realised steps, and its worth over the day: gross, charges and net. `marks` go back 90 days.
+
+    A position carried over night counts from its average price, not from yesterday's close.
+    """
     wanted = day or trading_day(utc_now())
     points: list[CurvePoint] = []
+    marks: list[CurveMark] = []
     for one in reads.brokers(broker):
         points += _curve(await views.fills_of_day(reads.views(one), wanted))
+        found = list(curve.marks(one, await minutes_of_day(reads.views(one), wanted), timedelta(minutes=step)))
+        marks += found + await _now(reads, one, wanted, found)
     points.sort(key=lambda point: point.at)
-    return PnlCurve(trading_day=wanted, simulated=reads.settings.simulated, points=points)
+    marks.sort(key=lambda mark: mark.at)
+    return PnlCurve(trading_day=wanted, simulated=reads.settings.simulated, points=points, marks=marks)
+
+
+async def _now(reads: Reads, broker: Broker, day: date, before: list[CurveMark]) -> list[CurveMark]:
+    """What came after the last minute on record; nothing where Redis, which alone knows, is away: the curve ends earlier then."""
+    last = {mark.instance: mark.at for mark in before}
+    try:
+        (report,) = (await reads.pnl(broker=broker)).brokers
+    except Transient:
+        return []
+    found = [view for view in (*report.instances, report.total) if view.trading_day == day]
+    live = [view for view in found if view.instance in last or view.open_positions or view.day_charges]
+    return [curve.now(broker, view) for view in live if view.as_of > last.get(view.instance, day_began(day))]
 
 
 def _curve(fills: Iterable[StoredEvent]) -> list[CurvePoint]:

@@ -161,7 +161,10 @@ class OrderEvent(_Payload):
 
 
 class PnlSnapshot(_Payload):
-    """A position marked to market: rupees; gross = realized + unrealized, net = gross - charges."""
+    """A position marked to market: rupees; gross = realized + unrealized, net = gross - charges.
+
+    `day_*` is the trading day's part; its unrealized is the whole of what is open now.
+    """
 
     instance: str
     strategy_id: str
@@ -177,6 +180,8 @@ class PnlSnapshot(_Payload):
     unrealized_pnl: Decimal | None
     charges: Decimal
     trading_day: date
+    day_realized_pnl: Decimal | None = None
+    day_charges: Decimal | None = None
     as_of: datetime
     simulated: bool
 

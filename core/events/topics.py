@@ -111,7 +111,7 @@ def consumed_topics(brokers: Iterable[Broker]) -> list[str]:
     rows = [MARKET_TICKS, CONFIG_CHANGES, ALERTS]
     for broker in brokers:
         rows += [signals_raw(broker), signals_validated(broker), signals_rejected(broker), orders_updates(broker)]
-        rows += [*order_topics(broker), reconciliations(broker)]
+        rows += [*order_topics(broker), reconciliations(broker), pnl_snapshots(broker)]
     return rows
 
 

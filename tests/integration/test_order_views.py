@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.reads import Reads
+from api.routers.reports import pnl_day
+from core import ids
+from core.clock import trading_day, utc_now
 from core.config import Settings
 from core.events import topics
+from core.events.envelope import EventType, make
+from core.events.payloads import PnlSnapshot
 from core.messaging.dlq_depth import dlq_depth
 from core.messaging.producer import EventProducer
 from core.storage import views
 from core.storage.db import config_engine, view_engine
+from core.storage.redis import EVERYTHING
+from core.storage.view_pnl import minutes_of_day
 from core.storage.views import Cursor, OrderFilter
-from core.trading.types import Broker, OrderStatus, Side
+from core.trading.types import Broker, Exchange, OrderStatus, Product, Side
 from streams.order_views import main
 from tests.integration.portfolio_support import eventually, running
 from tests.order_events import (
@@ -140,3 +150,55 @@ async def test_orders_are_listed_newest_first_by_filter_and_page(paper: AsyncEng
 def test_a_foreign_cursor_is_refused(text: str) -> None:
     with pytest.raises(views.BadCursor):
         Cursor.decode(text)
+
+
+async def test_the_days_pnl_is_kept_minute_by_minute_over_a_restart(
+    settings: Settings, producer: EventProducer, paper: AsyncEngine, strategy: str, tmp_path: Path
+) -> None:
+    """Of a minute its first snapshot, or a later one of a fill; read again, it is the same."""
+    began = utc_now().replace(second=0, microsecond=0) - timedelta(minutes=3)
+    instance = f"{strategy}@paper"
+
+    async def send(
+        seconds: float, open_pnl: str | None, *, realized: str = "0", fill: bool = False, **values: Any
+    ) -> None:
+        snapshot = PnlSnapshot(
+            instance=instance, strategy_id=strategy, instrument="NSE:INFY", instrument_token=1, exchange=Exchange.NSE,
+            tradingsymbol="INFY", product=Product.MIS, quantity=1, average_price=Decimal(100), last_price=None,
+            realized_pnl=Decimal(1000), unrealized_pnl=Decimal(open_pnl) if open_pnl else None, charges=Decimal(70),
+            trading_day=trading_day(began), as_of=began + timedelta(seconds=seconds), simulated=True,
+            **({"day_realized_pnl": Decimal(realized), "day_charges": Decimal(1)} | values),
+        )  # fmt: skip
+        identity = ids.new_id()
+        event = make(
+            EventType.PNL_SNAPSHOT, snapshot, id=identity, key=instance, source="test", correlation_id=identity, broker=PAPER,
+            causation_id=ids.new_id() if fill else None,
+        )  # fmt: skip
+        await producer.send(topics.pnl_snapshots(PAPER), event)
+
+    async def kept() -> list[tuple[float, str, str]]:
+        rows = [row for row in await minutes_of_day(paper, trading_day(began)) if row.instance == instance]
+        return [((row.as_of - began).total_seconds(), str(row.realized_pnl), str(row.unrealized_pnl)) for row in rows]
+
+    async with running("order-views", main, settings, tmp_path):
+        await send(0, "1", day_realized_pnl=None, day_charges=None)  # of a version before
+        await send(1, "10")
+        await send(2, "11")
+        await send(30, "0", realized="12", fill=True)
+        await send(40, "3", realized="12")
+        await send(61, None, realized="12", fill=True)
+        assert await eventually(kept, lambda rows: len(rows) == 2) == [(30, "12", "0"), (61, "12", "None")]
+    async with running("order-views", main, settings, tmp_path):
+        await send(30, "0", realized="12", fill=True)  # redelivered
+        await send(1, "10")
+        await send(62, "99")
+        await send(125, "5", realized="12")
+        rows = await eventually(kept, lambda rows: len(rows) == 3)
+    assert rows == [(30, "12", "0"), (61, "12", "None"), (125, "12", "5")]
+    reads = Reads(settings)
+    told = await pnl_day(reads, PAPER, trading_day(began))
+    await reads.close()
+    mine = [mark for mark in told.marks if mark.instance == instance]
+    assert [(str(mark.net_pnl), mark.unmarked) for mark in mine] == [("11", 0), ("11", 1), ("16", 0)]
+    assert [mark.at for mark in told.marks] == sorted(mark.at for mark in told.marks)
+    assert EVERYTHING in {mark.instance for mark in told.marks}

@@ -97,6 +97,19 @@ def test_views_and_snapshot_show_gross_charges_and_net() -> None:
     assert snapshot(position, None, MOMENT).unrealized_pnl is None
 
 
+def test_a_snapshot_tells_the_days_part_beside_the_whole() -> None:
+    journal = FakeJournal()
+    buy = journal.fill(Side.BUY, 10, D(100), at_s=1, charges=D(3))
+    sell = journal.fill(Side.SELL, 4, D(110), at_s=86_400, charges=D(2))
+    fold = make_fold(buy, sell)
+    today = Moment(trading_day(at(86_400)), utc_now(), simulated=True)
+    told = snapshot(fold.positions[KEY], Mark(D(105), T0), today)
+    assert (told.realized_pnl, told.charges, told.unrealized_pnl) == (40, 5, 30)
+    assert (told.day_realized_pnl, told.day_charges) == (40, 2)
+    before = snapshot(fold.positions[KEY], None, MOMENT)
+    assert (before.day_realized_pnl, before.day_charges, before.unrealized_pnl) == (0, 3, None)
+
+
 def test_an_open_position_without_a_price_has_no_unrealised_pnl() -> None:
     fold = make_fold(FakeJournal().fill())
     view = position_view(fold.positions[KEY], None, MOMENT)
