@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -131,6 +131,7 @@ class BrokerCalls:
         asked = time.monotonic()
         self._needs_session()
         async with self._in_sight():
+            await self._needs_account_of(look)
             rows = await self.reader.orders([look.broker_order_id], not_before=asked)
             row = rows.get(look.broker_order_id)
             return await (self._not_listed(look) if row is None else self._fold(look, row))
@@ -141,7 +142,7 @@ class BrokerCalls:
         async with self._in_sight():
             found = await self.journal.load(look.order_id)
             self._bind(found)
-            self._needs_our_account(found)
+            self._needs_our_account(found.order)
             self._needs_session()
             send = found.send
             if found.order["broker_order_id"] is not None:
@@ -149,7 +150,7 @@ class BrokerCalls:
             if send["send_no"] != look.send_no:
                 return view(found)  # absence was proven before and the answer got lost: the next send is open
             # Read before the book is asked for: an order placed meanwhile says nothing against the book.
-            known = await self.journal.broker_order_ids(send["account"], send["trading_day"])
+            known = await self.journal.broker_order_ids(send["account"], self.proof.target, send["trading_day"])
             book = await self.reader.book(not_before=time.monotonic())
             tag = send["tag"]
             row = await self._with_tag(tag, book)
@@ -184,9 +185,15 @@ class BrokerCalls:
             finally:
                 self.looking.release()
 
-    def _needs_our_account(self, found: JournalOrder) -> None:
-        """What the book of another account or target does not list says nothing."""
-        elsewhere = decided_elsewhere(found.order, self.proof)
+    async def _needs_account_of(self, look: LookInput) -> None:
+        """Before a look: the same broker order id may name another's order on another target."""
+        if look.account is None or look.target is None:
+            return self._needs_our_account((await self.journal.load(look.order_id)).order)
+        self._needs_our_account({"account": look.account, "target": look.target})
+
+    def _needs_our_account(self, order: Mapping[str, Any]) -> None:
+        """What the book of another account or target lists, or does not list, says nothing."""
+        elsewhere = decided_elsewhere(order, self.proof)
         if elsewhere is not None:
             raise again("WRONG_ACCOUNT", f"put KITE_TARGET and KITE_USER_ID back: {elsewhere}", 30.0)
 
@@ -335,7 +342,6 @@ class BrokerCalls:
         """The book has no row of an order that the broker gave an id: told at once, a person's to decide once its day is over."""
         found = await self.journal.load(look.order_id)
         self._bind(found)
-        self._needs_our_account(found)
         day, today = found.send["trading_day"], trading_day(utc_now())
         log.warning("the book does not list our order", broker_order_id=look.broker_order_id, sent_on=str(day))
         if found.status.is_end or found.send["broker_order_id"] != look.broker_order_id:

@@ -47,7 +47,6 @@ CANCEL_UNDER_WAY = "CANCEL PENDING"
 
 _AT_BROKER = frozenset({OrderStatus.SUBMITTED, OrderStatus.ACKED, OrderStatus.PARTIALLY_FILLED})
 
-
 TOKEN_WAIT_S = 0.5
 """Longest wait for leave to send; a command that waits holds one of the queue's slots, which exits need."""
 
@@ -86,6 +85,12 @@ class CommandCalls:
             try:
                 if found.status.is_end:
                     return await self._end_of(record, found)
+                elsewhere = decided_elsewhere(found.order, self.proof)
+                unsent = record.kind is CommandKind.CANCEL and found.send["state"] == SendState.INTENT
+                if elsewhere is not None and not unsent:
+                    return await self._later(
+                        record, found, f"waits: put KITE_TARGET and KITE_USER_ID back: {elsewhere}"
+                    )
                 return await steps[record.kind](call, record, found)
             except Unreadable as why:
                 return await self._later(record, found, f"the broker's book cannot be read: {why}")
@@ -102,6 +107,9 @@ class CommandCalls:
         """
         if record.kind is not CommandKind.MODIFY or record.state is not CommandState.SENT:
             return await self._ended(record, found)
+        elsewhere = decided_elsewhere(found.order, self.proof)
+        if elsewhere is not None:
+            raise again("WRONG_ACCOUNT", f"put KITE_TARGET and KITE_USER_ID back: {elsewhere}", 30.0)
         try:
             row = await self._row(found.send["broker_order_id"])
         except Unreadable as why:
@@ -142,7 +150,7 @@ class CommandCalls:
         for record in await unfinished_commands(self.journal.engine, ended=True):
             found = await self.journal.load(record.order_id)
             if decided_elsewhere(found.order, self.proof) is not None:
-                continue  # another account's book tells it
+                continue  # another account's or target's book tells it
             self._bind(found)
             try:
                 await self._end_of(record, found)
@@ -156,11 +164,14 @@ class CommandCalls:
     async def adopt_late_row(self, late: LateRowInput) -> LateRowView:
         """Read the row and its trades, record them, and cancel it if it still works though its order has ended."""
         async with beating():
-            rows = await self.reader.orders([late.broker_order_id], not_before=time.monotonic())
-            row = rows.get(late.broker_order_id)
+            row = (await self.reader.orders([late.broker_order_id], not_before=time.monotonic())).get(
+                late.broker_order_id
+            )
             if row is None:
                 return LateRowView(told=f"the book does not list {late.broker_order_id}")
-            adopted = await self.journal.adopt_late_row(row, await self._trades(row), await self.trader.account())
+            adopted = await self.journal.adopt_late_row(
+                row, await self._trades(row), await self.trader.account(), self.proof.target
+            )
             if adopted is None:
                 return LateRowView(told=f"{late.broker_order_id} is none of ours, or its workflow follows it")
             self._bind(adopted.found)

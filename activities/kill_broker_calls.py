@@ -116,7 +116,7 @@ class KillBrokerCalls:
                 product=row.product.value,
                 what=f"{row.side} {row.filled_quantity} {_name(row)} {row.product} filled ({row.broker_order_id})",
             )
-            for row, send in await beyond_the_journal(self.journal.engine, book.rows)
+            for row, send in await beyond_the_journal(self.journal.engine, account, self.proof.target, book.rows)
         )
         flattened = await to_be_booked(self.journal, read_sends(home()), account, self.proof.target, book.rows)
         return _Look(book, tuple(positions), unbooked, flattened)
@@ -133,7 +133,7 @@ class KillBrokerCalls:
             sends = await foreign.sends_that_count(self.journal.engine, kill.account, kill.kill_id)
             await self._follow(sends, look.book)
             lost = _lost(kill, await foreign.sends_that_count(self.journal.engine, kill.account, kill.kill_id))
-            told, working = await self._cancel(look.book, {row["tag"] for row in sends})
+            told, working = await self._cancel(kill, look.book, {row["tag"] for row in sends})
             if working:
                 return (*lost, *told)
             for position in look.positions:
@@ -152,11 +152,12 @@ class KillBrokerCalls:
                 self.journal.engine, send["tag"], state, broker_order_id=row.broker_order_id, answer=answer
             )
 
-    async def _cancel(self, book: Book, our_tags: set[str]) -> tuple[list[str], int]:
+    async def _cancel(self, kill: KillInput, book: Book, our_tags: set[str]) -> tuple[list[str], int]:
         """Ask a cancel of every working order that is not ours; a cancel may be repeated. Returns troubles, and how many still work."""
         rows = [row for row in book.rows if not row.is_end and not our_tags & set(row.tags)]
         tags = [tag for row in rows for tag in row.tags]
-        known = await sends_known(self.journal.engine, tags, [row.broker_order_id for row in rows])
+        names = [row.broker_order_id for row in rows]
+        known = await sends_known(self.journal.engine, kill.account, self.proof.target, tags, names)
         rows = [row for row in rows if not {row.broker_order_id, *row.tags} & known.keys()]
         told: list[str] = []
         for row in rows:

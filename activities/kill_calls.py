@@ -61,6 +61,8 @@ class KillCalls:
     client: Client
     producer: EventProducer
     calendar: TradingCalendar
+    target: str
+    """Where this broker's orders go (core.routing.target)."""
 
     @property
     def activities(self) -> list[Callable[..., Any]]:
@@ -234,7 +236,8 @@ class KillCalls:
     ) -> tuple[list[KillOrder], list[str]]:
         """Working rows of the book: ours that the journal thinks ended, and those that are not ours; and positions not ours."""
         tags = [tag for row in seen.working for tag in row.tags]
-        rows = await store.sends_known(self.engine, tags, [row.broker_order_id for row in seen.working])
+        names = [row.broker_order_id for row in seen.working]
+        rows = await store.sends_known(self.engine, kill.account, self.target, tags, names)
         open_ids = {order["order_id"] for order in business.orders}
         late: list[KillOrder] = []
         foreign: list[str] = []

@@ -14,7 +14,7 @@ from activities.reconcile_orders import ReconcileOrders
 from core.alerts import Alerts
 from core.kill_start import kills_kept
 from core.messaging.producer import EventProducer
-from core.routing import orders_queue
+from core.routing import orders_queue, target
 from core.service import ServiceContext
 from core.storage.db import broker_engine
 from core.storage.journal import Journal
@@ -45,7 +45,7 @@ async def main(ctx: ServiceContext) -> None:
     calls = JournalCalls(outbox, alerts, ctx.broker)
     client = await connect(ctx.settings)
     calendar = calendar_for(simulated=ctx.settings.simulated)
-    kills = KillCalls(engine, ctx.broker, client, producer, calendar)
+    kills = KillCalls(engine, ctx.broker, client, producer, calendar, target(ctx.settings, ctx.broker))
     durations = OrderDurations().scaled(ctx.settings.duration_factor)
     rounds = ReconcileOrders(Journal(engine, ctx.broker), outbox, producer, alerts, client, durations, calendar)
     worker = Worker(

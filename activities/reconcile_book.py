@@ -132,8 +132,8 @@ class ReconcileBook:
             if owner != at.account:
                 return Compared(judged=False, why_not=f"the broker says this is {owner}'s account, not {at.account}'s")
             # Read before the book is asked for: an order placed meanwhile says nothing against the book.
-            known = await self.journal.broker_order_ids(at.account, day)
-            first = await self._look(at.account)
+            known = await self.journal.broker_order_ids(at.account, at.target, day)
+            first = await self._look(at)
             seen = await load_day(self.journal, at.account, day)
             stranger = _of_another(first.book, at.account, day)
             if stranger:
@@ -145,7 +145,7 @@ class ReconcileBook:
             waiting = await self._book_flattened(first, at)  # after our own fills, which say how much of it was ours
             before = await booked(self.journal, at.account, day, list(first.sends))
             net = _net(await self.trader.positions())
-            second = await self._look(at.account)
+            second = await self._look(at)
             sick = _sick(second, at.account, day, known, seen)
             if sick:
                 return _told(mended, None, second, why_not=sick)
@@ -170,12 +170,13 @@ class ReconcileBook:
             await failpoints.reached("reconcile.after_keep")
             return _told(mended, comparison, second)
 
-    async def _look(self, account: str) -> _Look:
+    async def _look(self, at: RoundInput) -> _Look:
         book = await self.reader.book(not_before=time.monotonic())
         filled = [row.broker_order_id for row in book.rows if row.filled_quantity > 0]
         trades = await self.reader.trades(filled, not_before=time.monotonic()) if filled else {}
         tags = sorted({tag for row in book.rows for tag in row.tags})
-        sends = await our_sends(self.journal, account, tags, [row.broker_order_id for row in book.rows])
+        names = [row.broker_order_id for row in book.rows]
+        sends = await our_sends(self.journal, at.account, at.target, tags, names)
         by_tag = {send.tag: send for send in sends}
         by_id = {send.broker_order_id: send for send in sends if send.broker_order_id is not None}
         ours: dict[str, OurSend] = {}

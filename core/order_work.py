@@ -118,10 +118,14 @@ class PlaceInput(_Model):
 
 
 class LookInput(_Model):
+    """`account` and `target` are those the order was decided for; looks of runs begun without them ask the journal."""
+
     order_id: UUID
     send_no: int
     broker_order_id: str | None
     durations: OrderDurations
+    account: str | None = None
+    target: str | None = None
 
 
 class CommandCall(_Model):

@@ -248,6 +248,8 @@ class OrderWorkflow:
             send_no=self.view.send_no,
             broker_order_id=self.view.broker_order_id,
             durations=self.order.durations,
+            account=self.order.account,
+            target=self.order.target,
         )
 
     async def _until(self, condition: Callable[[], bool], seconds: float, why: str) -> None:

@@ -210,7 +210,7 @@ class CommandJournal(Journal):
 
     # late rows ---------------------------------------------------------------------------------------------------
 
-    async def adopt_late_row(self, row: BookRow, trades: Sequence[Trade], account: str) -> LateRow | None:
+    async def adopt_late_row(self, row: BookRow, trades: Sequence[Trade], account: str, target: str) -> LateRow | None:
         """Record a row of the book whose send was given up, or whose order has ended, and book its fills.
 
         The order's state stays and its workflow is not reopened; fills move position and PnL and are told as `filled`
@@ -219,7 +219,7 @@ class CommandJournal(Journal):
         Raises:
             Transient: the database is away.
         """
-        order_id = await self._order_of(row, account)
+        order_id = await self._order_of(row, account, target)
         if order_id is None:
             return None
         async with self._work(order_id) as work:
@@ -254,10 +254,15 @@ class CommandJournal(Journal):
         async with transient("ending late sends of past days"), self.engine.begin() as connection:
             return list((await connection.execute(statement)).scalars())
 
-    async def _order_of(self, row: BookRow, account: str) -> UUID | None:
-        """By our tag; else by the broker's id, which says something within one account and, where the row tells its time, one day."""
+    async def _order_of(self, row: BookRow, account: str, target: str) -> UUID | None:
+        """By our tag; else by the broker's id, which says something within one account and target and, where the row tells its time,
+        one day."""
         tagged = SENDS.c.tag.in_(row.tags)
-        answered = and_(SENDS.c.account == account, SENDS.c.broker_order_id == row.broker_order_id)
+        answered = and_(
+            SENDS.c.account == account,
+            SENDS.c.broker_order_id == row.broker_order_id,
+            SENDS.c.order_id.in_(select(ORDERS.c.order_id).where(ORDERS.c.target == target)),
+        )
         if row.order_at is not None:
             answered &= SENDS.c.trading_day == trading_day(row.order_at)
         query = select(SENDS.c.order_id).where(or_(tagged, answered)).order_by(tagged.desc(), SENDS.c.claimed_at.desc())

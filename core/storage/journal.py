@@ -148,12 +148,17 @@ class Journal:
                     return HintedOrder(row.order_id, row.correlation_id, bool(row.late))
         return None
 
-    async def broker_order_ids(self, account: str, day: date) -> set[str]:
-        """Every broker order the journal knows for a trading day: a healthy book holds all of them."""
+    async def broker_order_ids(self, account: str, target: str, day: date) -> set[str]:
+        """Every broker order the journal knows for a trading day of one target: a healthy book holds all of them."""
         async with transient("reading the day's broker orders"), self.engine.connect() as connection:
             rows = await connection.execute(
-                select(SENDS.c.broker_order_id).where(
-                    SENDS.c.account == account, SENDS.c.trading_day == day, SENDS.c.broker_order_id.is_not(None)
+                select(SENDS.c.broker_order_id)
+                .join(ORDERS, ORDERS.c.order_id == SENDS.c.order_id)
+                .where(
+                    SENDS.c.account == account,
+                    SENDS.c.trading_day == day,
+                    SENDS.c.broker_order_id.is_not(None),
+                    ORDERS.c.target == target,
                 )
             )
             return set(rows.scalars())

@@ -253,7 +253,9 @@ class KnownSend:
     strategy_id: str
 
 
-async def beyond_the_journal(engine: AsyncEngine, rows: Iterable[BookRow]) -> list[tuple[BookRow, KnownSend]]:
+async def beyond_the_journal(
+    engine: AsyncEngine, account: str, target: str, rows: Iterable[BookRow]
+) -> list[tuple[BookRow, KnownSend]]:
     """Those of the book's rows that are ours and show more filled than is booked. What flatten closed of others' is theirs.
 
     Raises:
@@ -261,7 +263,7 @@ async def beyond_the_journal(engine: AsyncEngine, rows: Iterable[BookRow]) -> li
     """
     filled = [row for row in rows if row.filled_quantity > 0]
     names = [row.broker_order_id for row in filled]
-    known = await sends_known(engine, [tag for row in filled for tag in row.tags], names)
+    known = await sends_known(engine, account, target, [tag for row in filled for tag in row.tags], names)
     booked = select(FILLS.c.broker_order_id, func.sum(FILLS.c.quantity)).where(FILLS.c.broker_order_id.in_(names))
     theirs = select(FLATTENED.c.broker_order_id, FLATTENED.c.total - FLATTENED.c.ours).where(
         FLATTENED.c.broker_order_id.in_(names)
@@ -280,15 +282,18 @@ async def beyond_the_journal(engine: AsyncEngine, rows: Iterable[BookRow]) -> li
 
 
 async def sends_known(
-    engine: AsyncEngine, tags: Sequence[str], broker_order_ids: Sequence[str]
+    engine: AsyncEngine, account: str, target: str, tags: Sequence[str], broker_order_ids: Sequence[str]
 ) -> dict[str, KnownSend]:
-    """Those of these tags and broker order ids that the journal knows."""
+    """Those of these tags and broker order ids that the journal knows; an id says something within one account and target."""
     if not tags and not broker_order_ids:
         return {}
+    answered = and_(
+        SENDS.c.broker_order_id.in_(broker_order_ids), ORDERS.c.account == account, ORDERS.c.target == target
+    )
     query = (
         select(SENDS.c.tag, SENDS.c.broker_order_id, ORDERS.c.order_id, ORDERS.c.strategy_id)
         .select_from(SENDS.join(ORDERS, SENDS.c.order_id == ORDERS.c.order_id))
-        .where(or_(SENDS.c.tag.in_(tags), SENDS.c.broker_order_id.in_(broker_order_ids)))
+        .where(or_(SENDS.c.tag.in_(tags), answered))
     )
     async with transient("looking for our tags"), engine.connect() as connection:
         rows = (await connection.execute(query)).all()

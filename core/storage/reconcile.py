@@ -93,13 +93,14 @@ class OurSend:
 
 
 async def our_sends(
-    journal: Journal, account: str, tags: Sequence[str], broker_order_ids: Sequence[str]
+    journal: Journal, account: str, target: str, tags: Sequence[str], broker_order_ids: Sequence[str]
 ) -> list[OurSend]:
-    """Sends with one of these tags, or that the broker answered with one of these ids."""
+    """Sends with one of these tags, or that the broker answered with one of these ids on this target."""
+    answered = and_(SENDS.c.broker_order_id.in_(broker_order_ids), ORDERS.c.target == target)
     query = (
         select(SENDS, ORDERS.c.status, (ORDERS.c.send_no == SENDS.c.send_no).label("current"))
         .join(ORDERS, ORDERS.c.order_id == SENDS.c.order_id)
-        .where(SENDS.c.account == account, or_(SENDS.c.tag.in_(tags), SENDS.c.broker_order_id.in_(broker_order_ids)))
+        .where(SENDS.c.account == account, or_(SENDS.c.tag.in_(tags), answered))
     )
     async with transient("reading our sends"), journal.engine.connect() as connection:
         rows = (await connection.execute(query)).mappings().all()

@@ -29,7 +29,7 @@ from core.temporal import connect
 from core.trading.calendar import calendar_for
 from core.trading.durations import OrderDurations
 from core.trading.types import Broker, Exchange, Intent, OrderType, Product, Side
-from tests.journal_world import JournalWorld, trade
+from tests.journal_world import TARGET, JournalWorld, trade
 
 INFY_TOKEN = 408065
 
@@ -120,7 +120,7 @@ async def kill_world(stack: Settings) -> AsyncIterator[KillWorld]:
     engine = broker_engine(stack, Broker.ZERODHA)
     journal, log = await JournalWorld.make(engine, Broker.ZERODHA), Log()
     told: Any = log
-    calls = KillCalls(engine, Broker.ZERODHA, await connect(stack), told, calendar_for(simulated=True))
+    calls = KillCalls(engine, Broker.ZERODHA, await connect(stack), told, calendar_for(simulated=True), TARGET)
     yield KillWorld(journal, f"K{ids.new_id().hex[-10:]}", log, calls)
     await engine.dispose()
 

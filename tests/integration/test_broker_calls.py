@@ -31,7 +31,8 @@ from core.storage.reconcile import ROUNDS
 from core.trading.calendar import calendar_for
 from core.trading.durations import OrderDurations
 from core.trading.types import Broker, Exchange, Intent, OrderStatus, Product, Side
-from tests.journal_world import ACCOUNT, JournalWorld
+from tests.integration.command_world import row
+from tests.journal_world import ACCOUNT, TARGET, JournalWorld
 
 pytestmark = pytest.mark.stack
 
@@ -254,18 +255,30 @@ async def test_an_exit_of_what_zerodha_has_squared_off_waits_for_a_person(world:
 
 async def test_another_targets_book_is_no_evidence_against_an_order(world: JournalWorld) -> None:
     """The same user on another target: the account alone does not tell the books apart."""
-    lost, gone = await world.order(target="production"), await world.order(target="production")
-    for order_id in (lost, gone):
+    lost, gone, alike = [await world.order(target="production") for _ in range(3)]
+    for order_id in (lost, gone, alike):
         await world.claim(order_id, proof=world.logged_in(ACCOUNT, "production"))
     await world.journal.unknown(lost, 1, "read timeout")
     await world.journal.submitted(gone, 1, f"B{gone}", "accepted")
     await sent_on(world, gone, trading_day(utc_now()) - timedelta(days=1))
-    at = calls(world, ToldTrader())
-    for call, asked in ((at.look_up_by_tag, look(lost, None)), (at.look_at_book, look(gone, f"B{gone}"))):
+    await world.journal.submitted(alike, 1, f"B{alike}", "accepted")
+    trader = ToldTrader()
+    trader.book_rows = (row(f"B{alike}", "CANCELLED"),)  # another's order, under the same id
+    at = calls(world, trader)
+    told = look(alike, f"B{alike}")
+    bound = told.model_copy(update={"account": ACCOUNT, "target": "production"})
+    for call, asked in (
+        (at.look_up_by_tag, look(lost, None)),
+        (at.look_at_book, look(gone, f"B{gone}")),
+        (at.look_at_book, told),
+        (at.look_at_book, bound),
+    ):
         with pytest.raises(ApplicationError, match="KITE_TARGET") as again:
             await ActivityEnvironment().run(call, asked)
         assert again.value.type == "WRONG_ACCOUNT"
-    assert (await world.journal.load(gone)).status is OrderStatus.SUBMITTED
+    for order_id in (gone, alike):
+        assert (await world.journal.load(order_id)).status is OrderStatus.SUBMITTED
+    assert f"B{alike}" not in await world.journal.broker_order_ids(ACCOUNT, TARGET, trading_day(utc_now()))
 
 
 async def test_an_order_whose_day_ended_and_whose_row_is_gone_is_a_persons_to_decide(world: JournalWorld) -> None:

@@ -36,6 +36,20 @@ async def world(stack: Settings, request: pytest.FixtureRequest) -> AsyncIterato
     await engine.dispose()
 
 
+# an order of another target -------------------------------------------------------------------------------------------
+
+
+async def test_a_command_on_an_order_of_another_target_reaches_no_broker(world: CommandWorld) -> None:
+    """This broker's book may list the same id for somebody else's order."""
+    order_id, _ = await world.working(target="production")
+    cancel = await world.ask(order_id, CANCEL)
+    assert (await world.carry_out(cancel)).next is LATER
+    assert world.trader.asked == []
+    assert "KITE_TARGET" in ((await world.read(cancel)).evidence or "")
+    unsent = await world.order(target="production")
+    assert (await world.carry_out(await world.ask(unsent, CANCEL))).view.status is OrderStatus.CANCELLED
+
+
 # an order that ended ------------------------------------------------------------------------------------------------
 
 

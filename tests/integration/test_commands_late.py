@@ -101,12 +101,13 @@ async def named_alike(world: CommandWorld, name: str, **changes: Any) -> UUID:
     return order_id
 
 
-async def test_a_brokers_id_names_an_order_within_one_account_and_day_and_our_tag_goes_before_it(
+async def test_a_brokers_id_names_an_order_within_one_account_target_and_day_and_our_tag_goes_before_it(
     world: CommandWorld,
 ) -> None:
     ours, name = await given_up(world)
     alike = await named_alike(world, name)
     others = await named_alike(world, name, account="OTHER01")
+    await named_alike(world, name, target="production")
     yesterday = await named_alike(world, name)
     async with world.engine.begin() as connection:
         day = trading_day(utc_now()) - timedelta(days=1)
@@ -121,7 +122,7 @@ async def test_a_brokers_id_names_an_order_within_one_account_and_day_and_our_ta
     assert await owner(tags=(ids.order_tag(others, 1),)) == others, "a tag is unique in the journal"
     async with world.engine.begin() as connection:
         await connection.execute(update(SENDS).where(SENDS.c.order_id.in_([ours, alike])).values(broker_order_id=None))
-    assert await owner() is None, "another account's id, or another day's, is not ours"
+    assert await owner() is None, "another account's id, another target's or another day's, is not ours"
 
 
 async def test_while_a_late_exit_row_works_no_other_exit_sells_the_same(world: CommandWorld) -> None:

@@ -363,6 +363,13 @@ async def test_the_workflow_of_an_open_order_is_started_when_it_is_gone_and_neve
 
 
 async def test_orders_of_another_target_stay_alone(world: World) -> None:
+    sent = await world.order(target="production")
+    name = await world.journal.sent(sent)
+    assert (await world.round()).judged, "this book need not list it"
+    world.trader.order(name, 10)  # the same id, of somebody else's order
+    report = await world.round()
+    assert (report.judged, report.foreign_orders_count, report.late_fills) == (True, 1, 0)
+    assert await world.status(sent) is OrderStatus.SUBMITTED
     order_id = await world.order(target="production")
     assert (await world.round()).started_again == ()
     with pytest.raises(RPCError):

@@ -45,7 +45,9 @@ def calls(reader: HungReader) -> BrokerCalls:
 
 
 async def look(at: BrokerCalls) -> Any:
-    asked = LookInput(order_id=uuid4(), send_no=1, broker_order_id="B1", durations=OrderDurations())
+    asked = LookInput(
+        order_id=uuid4(), send_no=1, broker_order_id="B1", durations=OrderDurations(), account="TEST01", target="test"
+    )
     return await ActivityEnvironment().run(at.look_at_book, asked)
 
 
