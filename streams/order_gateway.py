@@ -24,9 +24,10 @@ from core.service import ServiceContext
 from core.temporal import connect, watched
 from core.trading.durations import OrderDurations
 from core.trading.types import Broker
+from streams.exits_first import carries_exit
 
 AT_ONCE = 16
-"""Workflows of one partition being started at the same time: an exit behind hundreds of entries waits for a few round trips alone."""
+"""Workflows of one partition being started at the same time."""
 
 log = logging.get(__name__)
 
@@ -44,6 +45,7 @@ async def main(ctx: ServiceContext) -> None:
         handler=gateway.handle,
         producer=producer,
         at_once=AT_ONCE,
+        urgent=carries_exit,
     )
     try:
         ctx.health.started()

@@ -27,6 +27,7 @@ from core.trading.calendar import calendar_for
 from core.trading.signals import Signal, instance_name
 from core.trading.types import Broker, Intent
 from core.waiting import pause
+from streams.exits_first import carries_exit
 from streams.risk_desk import SOURCE, Outcome, RiskDesk
 from streams.risk_inputs import LiveConfig, TodaysInstruments, follow_log
 from streams.risk_market import LastPrices
@@ -189,6 +190,7 @@ async def _serve(
         topics=[topics.signals_raw(broker) for broker in ctx.settings.active_brokers],
         handler=manager.handle,
         producer=producer,
+        urgent=carries_exit,
     )
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(follow_log(ctx, prices, config, warm), name="ticks")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ class ConsumerRunner:
     `from_latest`: a partition this group never committed begins at its end instead of its beginning. `broker`: read under that
     broker's Kafka user instead of the shared one. `patient`: records may come up to PATIENT_MS late, many at once. `at_once`: so many
     records of a partition may be handled beside each other, for a handler to which their order is nothing; after a death all of them
-    may come again.
+    may come again. `urgent`: records that overtake those of other keys that wait with them; after a death these may come again too.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class ConsumerRunner:
         broker: Broker | None = None,
         patient: bool = False,
         at_once: int = 1,
+        urgent: Callable[[Record], bool] | None = None,
     ) -> None:
         self.group = group_of(service)
         self.ready = asyncio.Event()
@@ -93,7 +94,9 @@ class ConsumerRunner:
         self._failure: asyncio.Future[None] | None = None
         self._pending: _Commit | None = None
         self._joined = False
-        self._duties = Duties(service, handler, self._bury, self._waiting, self._dirty.set, self._pressure, at_once)
+        self._duties = Duties(
+            service, handler, self._bury, self._waiting, self._dirty.set, self._pressure, at_once, urgent
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until `stop`. A log that goes away later is waited for.

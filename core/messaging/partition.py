@@ -1,4 +1,4 @@
-"""The worker of one partition: its records in turn, each until it is handled, dead in the DLQ, or someone else's.
+"""The worker of one partition: its records in turn, urgent ones first, each until it is handled, dead in the DLQ, or someone else's.
 
 Never skips a record and never starts one after it was closed: what it has not finished is read again by the next owner.
 """
@@ -33,7 +33,8 @@ log = logging.get(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Duties:
-    """What a worker is given: how to handle a record, how to bury one, whom to tell, and how many records may be in hand at once."""
+    """What a worker is given: how to handle a record, how to bury one, whom to tell, how many records may be in hand at once, and
+    which of them overtake those of other keys."""
 
     service: str
     handle: Handler
@@ -42,10 +43,11 @@ class Duties:
     progressed: Callable[[], None]
     pressure: Callable[[PartitionWorker], None]
     at_once: int = 1
+    urgent: Callable[[Record], bool] | None = None
 
 
 class PartitionWorker:
-    """`done` is the offset to commit: one past the last record that is finished; None before the first."""
+    """`done` is the offset to commit: all before it are finished; None before the first."""
 
     def __init__(self, partition: TopicPartition, duties: Duties) -> None:
         self.partition = partition
@@ -55,6 +57,8 @@ class PartitionWorker:
         self._name = f"{partition.topic}[{partition.partition}]"
         self._duties = duties
         self._queue: deque[Record] = deque()
+        self._urgent: set[int] = set()
+        """Offsets of urgent records in the queue."""
         self._arrived = asyncio.Event()
         self._closing = asyncio.Event()
         self._full = False
@@ -76,6 +80,8 @@ class PartitionWorker:
             return
         self._begun = True
         self._queue.extend(records)
+        if self._duties.urgent is not None:
+            self._urgent |= {record.offset for record in records if self._duties.urgent(record)}
         self._arrived.set()
         if len(self._queue) >= FULL and not self._full:
             self._full = True
@@ -109,11 +115,13 @@ class PartitionWorker:
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
-            batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._duties.at_once))]
+            last = self._queue[-1].offset
+            batch = self._next()
+            finished = self._queue[0].offset if self._queue else last + 1  # with this batch, everything before it
             if not await self._through(batch):
                 return
             consumed.inc(len(batch))
-            self.done = batch[-1].offset + 1
+            self.done = finished
             self._duties.progressed()
             if self._full and len(self._queue) <= FULL // 2:
                 self._full = False
@@ -121,6 +129,26 @@ class PartitionWorker:
             count += 1
             if count % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
+
+    def _next(self) -> list[Record]:
+        """What is handled next: urgent records before others, but never before an older one of their own key."""
+        room = self._duties.at_once
+        if not self._urgent:
+            return [self._queue.popleft() for _ in range(min(len(self._queue), room))]
+        first: list[Record] = []
+        rest: deque[Record] = deque()
+        waiting: set[bytes] = set()
+        for record in self._queue:
+            if record.offset in self._urgent and record.key not in waiting and len(first) < room:
+                first.append(record)
+            else:
+                waiting.add(record.key)
+                rest.append(record)
+        while rest and len(first) < room:
+            first.append(rest.popleft())
+        self._queue = rest
+        self._urgent.difference_update(record.offset for record in first)
+        return first
 
     async def _through(self, batch: list[Record]) -> bool:
         """All of them, beside each other. False: the partition was taken away before the last was finished."""

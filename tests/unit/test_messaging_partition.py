@@ -20,14 +20,15 @@ from core.waiting import Waiting
 HERE = TopicPartition("market.ticks", 2)
 
 
-def make_record(offset: int) -> Record:
-    return Record(HERE.topic, HERE.partition, offset, b"key", b"value", {"id": b"%d" % offset}, 1_700_000_000_000)
+def make_record(offset: int, key: bytes = b"key", value: bytes = b"value") -> Record:
+    return Record(HERE.topic, HERE.partition, offset, key, value, {"id": b"%d" % offset}, 1_700_000_000_000)
 
 
 class Bench:
     """A worker with a fake log around it."""
 
     def __init__(self, tmp_path: Path, handle: Handler, at_once: int = 1) -> None:
+        """Records whose value is `exit` are urgent."""
         self.health = HealthReporter("test", tmp_path)
         self.health.started()
         self.waiting = Waiting(self.health)
@@ -44,6 +45,7 @@ class Bench:
                 lambda: None,
                 lambda w: self.paused.append(w.wants_pause),
                 at_once,
+                lambda record: record.value == b"exit",
             ),
         )
 
@@ -95,6 +97,48 @@ async def test_several_at_once_count_only_when_all_of_them_are_finished(tmp_path
     await bench.until(lambda: bench.worker.done == 6)
     assert finished == [2, 3, 0, 4, 5]
     await bench.end()
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+async def test_urgent_records_overtake_others_but_never_those_of_their_own_key(tmp_path: Path, at_once: int) -> None:
+    gate, seen, done = asyncio.Event(), list[int](), list[int | None]()
+
+    async def handle(record: Record) -> None:
+        seen.append(record.offset)
+        done.append(bench.worker.done)
+        if record.offset == 0:
+            await gate.wait()
+
+    bench = Bench(tmp_path, handle, at_once)
+    bench.worker.put([make_record(0)])
+    await bench.until(lambda: seen == [0])
+    keys = {4: b"a", 3: b"b", 5: b"b", 6: b"c"}
+    exits = {4, 5, 6}
+    bench.worker.put([make_record(n, keys.get(n, b"key"), b"exit" if n in exits else b"entry") for n in range(1, 8)])
+    gate.set()
+    await bench.until(lambda: bench.worker.done == 8)
+    assert seen == [0, 4, 6, 1, 2, 3, 5, 7], "5 waits for 3, which is older and of its key"
+    handled: set[int] = set()
+    for offset, committed in zip(seen, done, strict=True):
+        assert handled.issuperset(range(committed or 0)), "nothing unfinished lies before what is committed"
+        handled.add(offset)
+    await bench.end()
+
+
+async def test_a_worker_closed_behind_an_urgent_record_commits_nothing_that_still_waits(tmp_path: Path) -> None:
+    gate, seen = asyncio.Event(), list[int]()
+
+    async def handle(record: Record) -> None:
+        seen.append(record.offset)
+        await gate.wait()
+
+    bench = Bench(tmp_path, handle)
+    bench.worker.put([make_record(5), make_record(6, b"a", b"exit"), make_record(7)])
+    await bench.until(lambda: seen == [6])
+    bench.worker.close()
+    gate.set()
+    await bench.worker.closed_within(5)
+    assert (seen, bench.worker.done) == ([6], 5)
 
 
 async def test_poison_is_buried_at_once_and_the_partition_goes_on(tmp_path: Path) -> None:
