@@ -49,6 +49,7 @@ class _Chart:
             empty = chart_drawing.options([], [], [], "day", anew=True)
             self.chart = ui.echart(empty, renderer="canvas").classes("chart tall")
             self.chart.props["role"] = "img"
+            self.chart.props["aria-label"] = "Bars"
             parts.text(
                 "▲ bought, ▼ sold; filled is an entry, hollow an exit. Dashed lines are orders that still work. "
                 "A hollow bar closed higher than it opened, a filled one lower.",

@@ -114,7 +114,7 @@ class Facts:
             "in doubt": Source(self._in_doubt, _ORDER, 10.0),
             "limit use": Source(self._limit_use, _ORDER, 10.0),
             "signals": Source(self._nothing_but_events, ("signal.",), 15.0),
-            "curve": Source(lambda: reports.pnl_day(self._reads), ("order.filled",), 60.0),
+            "curve": Source(lambda: reports.pnl_day(self._reads), ("order.filled",), 15.0),
             "rounds": Source(self._reads.reconciliations, ("reconciliation",), 15.0),
             "kill": Source(lambda: operations.kill_state(self._links), ("alert",), 2.0),
             "budget": Source(self._budget, ("order.submitted",), 15.0),

@@ -111,7 +111,7 @@ def facts() -> dict[str, Any]:
         "limits": RiskConfig(),
         "limit use": {Broker.PAPER: {SWING: LimitUse(open_orders=5, entries=7)}},
         "in doubt": OrderPage(orders=[], next=None),
-        "curve": PnlCurve(trading_day=DAY, simulated=True, points=[]),
+        "curve": PnlCurve(trading_day=DAY, simulated=True, points=[], marks=[]),
         "rounds": ReconciliationList(simulated=True, rounds=[]),
         "kill": KillStates(brokers=[]),
         "budget": {Broker.PAPER: Budget(12, None)},
