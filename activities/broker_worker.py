@@ -38,7 +38,6 @@ from core.storage.leases import Lease
 from core.storage.models import LeaseRow
 from core.temporal import connect, watched
 from core.trading.calendar import calendar_for
-from core.trading.durations import OrderDurations
 from core.trading.types import Broker
 from core.waiting import Waiting
 
@@ -102,8 +101,7 @@ async def _serve(ctx: ServiceContext, client: Client, journal: Journal, proof: L
         CommandJournal(journal.engine, journal.broker), trader, reader, Pacer(trader.profile.commands), proof
     )
     kills = KillBrokerCalls(journal, trader, reader, pacer, proof)
-    durations = OrderDurations().scaled(ctx.settings.duration_factor)
-    rounds = ReconcileBook(journal, trader, reader, client, commands, durations)
+    rounds = ReconcileBook(journal, trader, reader, client, commands)
     more = (
         commands.carry_out,
         commands.adopt_late_row,

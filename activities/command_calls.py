@@ -420,7 +420,7 @@ class CommandCalls:
         if await self.journal.claim_command(record.request_id, self.proof, again=again):
             return True
         if not await self.journal.holds(self.proof):
-            raise _lease_lost()
+            raise again("LeaseLost", "another process holds the broker's lease now", 1.0)
         return False
 
     async def _row(self, broker_order_id: str) -> BookRow | None:
@@ -447,7 +447,7 @@ class CommandCalls:
 
     async def _cancel_late(self, row: BookRow) -> str:
         if not await self.journal.holds(self.proof):
-            raise _lease_lost()
+            raise again("LeaseLost", "another process holds the broker's lease now", 1.0)
         if not await self.pacer.acquire(urgent=True, timeout_s=TOKEN_WAIT_S):
             return "no token of the broker's rate limit became free to cancel it"
         try:
@@ -477,11 +477,6 @@ class CommandCalls:
             order_id=str(found.order["order_id"]),
             correlation_id=str(found.order["correlation_id"]),
         )
-
-
-def _lease_lost() -> ApplicationError:
-    """Nothing was sent: Temporal tries the activity again, on the process that holds the lease then."""
-    return again("LeaseLost", "another process holds the broker's lease now", 1.0)
 
 
 def _done(found: JournalOrder, told: str) -> CommandResult:

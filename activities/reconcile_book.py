@@ -34,7 +34,6 @@ from core.routing import order_workflow_id
 from core.storage.flatten import PART, book_flattened, ended_in_book, ended_in_file, not_ours
 from core.storage.journal import Journal
 from core.storage.reconcile import Booked, Day, OurSend, booked, load_day, our_sends, store_judged
-from core.trading.durations import OrderDurations
 from core.trading.reconcile import Comparison, DayTrade, LineKey, compare, moving_lines
 from core.trading.types import SendState
 
@@ -116,7 +115,6 @@ class ReconcileBook:
     reader: BookReader
     client: Client
     commands: CommandCalls
-    durations: OrderDurations
 
     @activity.defn(name=reconcile_work.COMPARE_WITH_BROKER)
     async def compare_with_broker(self, at: RoundInput) -> Compared:
@@ -218,9 +216,7 @@ class ReconcileBook:
                     await self._hint(send.order_id, row)
                     done.hinted.append(send.order_id)
             elif not known or unbooked or not row.is_end or look.listed(row) < row.filled_quantity or _may_move(send):
-                late = await self.commands.adopt_late_row(
-                    LateRowInput(broker_order_id=row.broker_order_id, durations=self.durations)
-                )
+                late = await self.commands.adopt_late_row(LateRowInput(broker_order_id=row.broker_order_id))
                 if late.order_id is not None:
                     done.late.append(late)
         for order_id in await self.commands.journal.end_past_late(at.account, look.book.trading_day):

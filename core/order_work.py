@@ -154,6 +154,8 @@ class CommandResult(_Model):
 class LateRowInput(_Model):
     """A row of the broker's book with one of our tags, of a send that was given up or an order that has ended."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     broker_order_id: str
 
 

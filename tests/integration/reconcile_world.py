@@ -211,7 +211,7 @@ async def reconcile_world(stack: Settings) -> AsyncIterator[World]:
     commands = CommandCalls(CommandJournal(engine, BROKER), told, reader, Pacer(trader.profile), journal.proof)
     durations = OrderDurations()
     publishing = asyncio.create_task(outbox.run())
-    book = ReconcileBook(journal.journal, told, reader, client, commands, durations)
+    book = ReconcileBook(journal.journal, told, reader, client, commands)
     calendar = calendar_for(simulated=True)
     orders = ReconcileOrders(journal.journal, outbox, producer, heard, client, durations, calendar)
     try:

@@ -9,7 +9,9 @@ from uuid import UUID, uuid4
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from core.order_work import LateRowInput
 from core.reconcile_work import day_ended
 from core.storage.reconcile import kept, opening_of
 from core.trading.reconcile import (
@@ -286,6 +288,11 @@ def test_whatever_happens_the_line_adds_up_and_only_the_unexplained_is_drift(
         assert row.drift == moved
         assert row.broker == row.ours + row.foreign + row.drift
         assert row.foreign == carry_foreign + sum(done_others)
+
+
+def test_what_a_late_rows_input_does_not_know_is_refused_not_dropped() -> None:
+    with pytest.raises(ValidationError):
+        LateRowInput.model_validate({"broker_order_id": "B1", "durations": {}})
 
 
 # what is told -----------------------------------------------------------------------------------------------------
