@@ -15,7 +15,7 @@ from core.errors import Transient
 from core.health import HealthReporter
 
 FIRST_PAUSE_S = 0.2
-LONGEST_PAUSE_S = 5.0
+LONGEST_PAUSE_S = 2.0
 LOG_EVERY_S = 60.0
 
 _SPELLED = {"postgresql": "postgres"}
@@ -33,7 +33,7 @@ def part_of(error: Transient) -> str:
 
 
 def pauses() -> Iterator[float]:
-    """Seconds between tries: 0.2, doubling to 5, for ever."""
+    """Seconds between tries: 0.2, doubling to 2, for ever."""
     pause = FIRST_PAUSE_S
     while True:
         yield pause
