@@ -222,7 +222,7 @@ class CommandCalls:
     ) -> CommandResult:
         if not await self.pacer.acquire(urgent=True, timeout_s=TOKEN_WAIT_S):
             return await self._later(record, found, "no token of the broker's rate limit became free")
-        if not await self._claimed(record, again=True):
+        if not await self._claimed(record, repeated=True):
             return await self._later(record, found, "the command was finished meanwhile")
         await failpoints.reached("cancel.before_send")
         try:
@@ -285,7 +285,7 @@ class CommandCalls:
             return await self._later(record, found, "no token of the broker's rate limit became free")
         # Counted from before it is marked as sent: a book read well after that, without the change, means that it is not coming.
         deadline = time.monotonic() + call.durations.send_deadline
-        if not await self._claimed(record, again=False):
+        if not await self._claimed(record, repeated=False):
             return None
         await failpoints.reached("modify.before_send")
         try:
@@ -415,9 +415,9 @@ class CommandCalls:
 
     # how ---------------------------------------------------------------------------------------------------------
 
-    async def _claimed(self, record: CommandRecord, *, again: bool) -> bool:
+    async def _claimed(self, record: CommandRecord, *, repeated: bool) -> bool:
         """Mark the command as sent under our lease. Raises the activity's "try again" when the lease is another's now."""
-        if await self.journal.claim_command(record.request_id, self.proof, again=again):
+        if await self.journal.claim_command(record.request_id, self.proof, again=repeated):
             return True
         if not await self.journal.holds(self.proof):
             raise again("LeaseLost", "another process holds the broker's lease now", 1.0)
