@@ -25,7 +25,7 @@ from core.messaging.producer import EventProducer
 from core.messaging.records import Handler, Record
 from core.service import ServiceContext
 from core.storage import alerts as storage
-from core.storage import views
+from core.storage import redis, views
 from core.storage.db import config_engine, view_engine
 from core.trading.types import OrderStatus
 from core.waiting import pause, until_well
@@ -67,7 +67,8 @@ class AlertSender:
         self.alerts = Alerts(self.producer, SERVICE)
         self.where = f"{settings.kite_target}{', SIMULATED' if settings.simulated else ''}"
         self.herald = Herald(self.engine, self.alerts, SERVICE, self.tells, self.where, self.wake)
-        self.watch = AlertWatch(settings, self.herald, self.engine, self.views)
+        self.cache = redis.client(settings)
+        self.watch = AlertWatch(settings, self.herald, self.engine, self.views, self.cache)
         self.workers = [self._worker(channel) for channel in self.tells]
 
     def _worker(self, channel: AppriseChannel) -> Delivery:
@@ -142,6 +143,7 @@ class AlertSender:
         await self.producer.stop()
         for engine in (self.engine, *self.views.values()):
             await engine.dispose()
+        await self.cache.aclose()
 
     # the log -----------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
-"""Finds out what no other process raises: the whole's readiness, restarts, a mute feed, logins due, dead letters, kill flags, fills.
+"""Finds out what no other process raises: readiness of all, restarts, a mute feed, logins due, dead letters, kill flags, fills, losses.
 
-Looks at health files, the database and the log, and never at a broker; what is away is asked again later.
+Looks at health files, the database, the read model and the log, and never at a broker; what is away is asked again later.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from core import health, ids, logging
@@ -28,6 +31,8 @@ from core.routing import account
 from core.services import names, services
 from core.storage.db import transient
 from core.storage.kill import kill_state
+from core.storage.redis import EVERYTHING, PortfolioStore
+from core.storage.risk_config import load_risk_config
 from core.trading.calendar import calendar_for
 from core.trading.types import Broker
 from core.waiting import pause
@@ -37,9 +42,12 @@ HEALTH_S = 1.0
 KILL_S = 2.0
 LETTERS_S = 30.0
 LOGIN_S = 30.0
+LOSS_S = 5.0
 
 DAY_LOSS = "DAY_LOSS"
-"""Code of the rule in core/trading/risk that refuses entries past a day's loss."""
+"""Code of the rule in core/trading/risk that refuses entries past a day's loss, or where a price is missing to judge it."""
+LOST, NO_PRICE = " has lost ", "without a price"
+"""Its words."""
 
 log = logging.get(__name__)
 
@@ -75,15 +83,16 @@ class Memory:
 
 
 class AlertWatch:
-    """`config` reaches what all share, `views` each broker's tables; both under the shared role, which only reads there."""
+    """`config` reaches what all share, `views` each broker's tables, both under the role that only reads there; `cache` the PnL."""
 
     def __init__(
-        self, settings: Settings, herald: Herald, config: AsyncEngine, views: dict[Broker, AsyncEngine]
+        self, settings: Settings, herald: Herald, config: AsyncEngine, views: dict[Broker, AsyncEngine], cache: Redis
     ) -> None:
         self._settings = settings
         self._herald = herald
         self._config = config
         self._views = views
+        self._cache = cache
         self._calendar = calendar_for(simulated=settings.simulated)
         self._expected = names(services(settings))
         self._memory = Memory(settings.run_dir / "alert-watch.json")
@@ -92,6 +101,7 @@ class AlertWatch:
         self._restarts = watch.RestartWatch(seen=self._memory.processes)
         self._mute = watch.MuteWatch()
         self._letters: dict[str, int] = {}
+        self._lost: set[UUID] = set()
         self.all_ready = False
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -101,6 +111,7 @@ class AlertWatch:
             (KILL_S, self.look_at_kill_flags),
             (LETTERS_S, self.look_at_letters),
             (LOGIN_S, self.look_at_session),
+            (LOSS_S, self.look_at_losses),
         )
         async with asyncio.TaskGroup() as group:
             for seconds, look in jobs:
@@ -188,6 +199,23 @@ class AlertWatch:
                 )
         self._letters = depth
 
+    async def look_at_losses(self) -> None:
+        """Who has reached a day's loss limit, once a day each, whether or not an entry is refused for it."""
+        config, today = await load_risk_config(self._config), trading_day(utc_now())
+        for broker in self._views:
+            model = await PortfolioStore(self._cache, broker).read()
+            for name, view in model.pnl.items() if model is not None else ():
+                limits = config.limits(view.strategy_id or "", broker)
+                whole = name == EVERYTHING
+                who = f"{broker} account" if whole else name
+                most = limits.account.max_day_loss if whole else limits.strategy.max_day_loss
+                words = watch.past_loss(who, view.day_net_pnl, most) if view.trading_day == today else None
+                cause = _loss(today, broker, who)
+                if words is None or cause in self._lost:
+                    continue
+                self._lost.add(cause)
+                await self._herald.raise_("loss_limit", who, words, _LOSS_ACTION, cause=cause)
+
     async def look_at_kill_flags(self) -> None:
         """Flags that were set or lifted, whoever did it."""
         flags = await self._flags()
@@ -259,14 +287,22 @@ class AlertWatch:
 
     async def _on_refusal(self, refused: SignalRejected, broker: Broker) -> None:
         denial = next((each for each in refused.denials if each.code == DAY_LOSS), None)
-        if denial is None:
+        if denial is None or (NO_PRICE in denial.message and LOST not in denial.message):
             return
-        day = trading_day(refused.decided_at)
+        instance = refused.signal.instance
         await self._herald.raise_stored(
             "loss_limit",
-            refused.signal.instance,
-            f"{refused.signal.instance}: entries are refused for the rest of {day:%d %b}: {denial.message}",
-            "Exits still go. Look at its positions; `alpha-panda strategies pause` stops it for longer.",
-            cause=ids.derive_at(day_began(day), "loss_limit", broker.value, refused.signal.instance),
+            instance,
+            f"{instance}: entries are refused: {denial.message}",
+            _LOSS_ACTION,
+            cause=_loss(trading_day(refused.decided_at), broker, instance),
             at=refused.decided_at,
         )
+
+
+_LOSS_ACTION = "Exits still go. Look at its positions; `alpha-panda strategies pause` stops it for longer."
+
+
+def _loss(day: date, broker: Broker, who: str) -> UUID:
+    """Whoever finds it out, it is one alert a day."""
+    return ids.derive_at(day_began(day), "loss_limit", broker.value, who)

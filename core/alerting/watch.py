@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 
 from core.clock import to_ist
 from core.health import Health
@@ -114,6 +115,13 @@ def _mute(feed: Health | None) -> str | None:
     if feed.reason.startswith("no heartbeat"):
         return feed.reason
     return next((feed.parts[part] for part in FEED_PARTS if feed.parts.get(part)), None)
+
+
+def past_loss(who: str, day_net: Decimal, most: Decimal) -> str | None:
+    """In words, where the trading day's loss (realised + unrealised − charges, rupees) has reached its limit; None where it has not."""
+    if -day_net < most:
+        return None
+    return f"{who} has lost ₹{-day_net:.2f} today, the limit is ₹{most:.2f}: entries are refused while that is so"
 
 
 def login_due(calendar: TradingCalendar, now: datetime, has_session: bool) -> tuple[date, int] | None:

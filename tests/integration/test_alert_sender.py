@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from core import ids
 from core.alerting import channels, policy
 from core.alerts import Alerts
-from core.clock import to_ist, utc_now
+from core.clock import to_ist, trading_day, utc_now
 from core.config import Settings
 from core.errors import Transient
 from core.events import topics
@@ -28,9 +28,10 @@ from core.events.payloads import Alert
 from core.health import HealthReporter
 from core.messaging.producer import EventProducer
 from core.storage import alerts as storage
-from core.storage import views
+from core.storage import redis, views
 from core.storage.alerts import Outcome
 from core.storage.db import config_engine, view_engine
+from core.storage.redis import PnlView, PortfolioStore
 from core.trading.types import Broker, OrderStatus
 from core.waiting import Waiting
 from streams import alert_delivery, alert_sender
@@ -253,7 +254,7 @@ async def test_fills_late_rejections_and_loss_limits_on_the_log_become_alerts_on
             event = make_rejected_event(PAPER, signal, code)
             data = event.data.model_copy(update={"decided_at": utc_now()})
             await producer.send(topics.signals_rejected(PAPER), event.model_copy(update={"data": data}))
-        for words in ("then rejected: margin", "entries are refused for the rest of", " filled at ₹"):
+        for words in ("then rejected: margin", "entries are refused", " filled at ₹"):
             await eventually(lambda words=words: [each for each in hook.holding(mark) if words in each])  # type: ignore[misc]
     rows = [
         row
@@ -267,6 +268,46 @@ async def test_fills_late_rejections_and_loss_limits_on_the_log_become_alerts_on
         ("order_filled", "SENT"),
         ("order_rejected", "SENT"),
     ]
+
+
+async def test_a_loss_at_its_limit_is_told_once_whether_or_not_an_entry_is_refused(
+    stack: Settings, engine: AsyncEngine, mark: str, tmp_path: Path
+) -> None:
+    instance, connection = f"{mark}@paper", redis.client(stack)
+
+    def view(name: str, strategy: str | None, net: str) -> PnlView:
+        money = dict.fromkeys(
+            ("realized_pnl", "gross_pnl", "net_pnl", "day_realized_pnl", "day_gross_pnl", "day_net_pnl"), net
+        )
+        more = {
+            "unrealized_pnl": 0,
+            "charges": 0,
+            "day_charges": 0,
+            "open_positions": 1,
+            "unmarked": 0,
+            "simulated": True,
+        }
+        named = {"instance": name, "strategy_id": strategy, "trading_day": trading_day(utc_now()), "as_of": utc_now()}
+        return PnlView.model_validate(money | more | named)
+
+    store = PortfolioStore(connection, PAPER)
+    await store.replace(
+        mark, [], [view(instance, mark, "-6000"), view(f"{mark}b@paper", mark, "-1"), view("*", None, "-6001")], {}
+    )
+    refused = make_rejected_event(PAPER, make_signal(strategy_id=mark, name=mark), "DAY_LOSS")
+    data = refused.data.model_copy(update={"decided_at": utc_now()})
+    async with listening() as hook:
+        async with sending(stack, tmp_path, hook), producing(stack) as producer:
+            await eventually(lambda: hook.holding(f"{instance} has lost ₹6000.00 today"))
+            await producer.send(topics.signals_rejected(PAPER), refused.model_copy(update={"data": data}))
+            await raise_alert(stack, mark, f"{mark} after it")
+            await eventually(lambda: hook.holding(f"{mark} after it"))
+        async with sending(stack, tmp_path, hook):
+            await raise_alert(stack, mark, f"{mark} at the end")
+            await eventually(lambda: hook.holding(f"{mark} at the end"))
+    rows = [row for row in await storage.history(engine, kind="loss_limit", limit=200) if mark in row.subject]
+    assert [row.subject for row in rows] == [instance]
+    await connection.aclose()
 
 
 async def test_what_is_critical_is_told_without_the_database_and_not_again_with_it(
