@@ -6,7 +6,7 @@ Closes FOREIGN only where a person typed --include-foreign; each such send is cl
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -132,6 +132,7 @@ class KillBrokerCalls:
             look = await self._see(kill.account)
             sends = await foreign.sends_that_count(self.journal.engine, kill.account, kill.kill_id)
             await self._follow(sends, look.book)
+            await self._end_past(foreign.past(sends, look.book))
             lost = _lost(kill, await foreign.sends_that_count(self.journal.engine, kill.account, kill.kill_id))
             told, working = await self._cancel(kill, look.book, {row["tag"] for row in sends})
             if working:
@@ -151,6 +152,12 @@ class KillBrokerCalls:
             await foreign.note_foreign(
                 self.journal.engine, send["tag"], state, broker_order_id=row.broker_order_id, answer=answer
             )
+
+    async def _end_past(self, sends: list[Mapping[str, Any]]) -> None:
+        """An exit of an earlier day holds the switch up no longer; the workflow tells a person of it."""
+        if sends:
+            log.warning("the day of foreign exits ended unseen", tags=[send["tag"] for send in sends])
+            await foreign.end_past(self.journal.engine, sends)
 
     async def _cancel(self, kill: KillInput, book: Book, our_tags: set[str]) -> tuple[list[str], int]:
         """Ask a cancel of every working order that is not ours; a cancel may be repeated. Returns troubles, and how many still work."""

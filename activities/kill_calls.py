@@ -29,7 +29,7 @@ from core.order_commands import ask
 from core.storage import kill as store
 from core.storage.commands import CommandOutcome, read_command
 from core.storage.kill import Attempt, Business, KillRecord
-from core.storage.kill_foreign import open_foreign
+from core.storage.kill_foreign import foreign_in_words
 from core.trading.calendar import TradingCalendar, session_kind
 from core.trading.commands import CommandKind
 from core.trading.kill import Exit, Key, Net, plan
@@ -141,7 +141,7 @@ class KillCalls:
             alerts = await self._cut(kill, mine, nets, asked.seen)
             waits, stuck, exits = await self._exits(kill, mine, nets, asked.seen)
             late, foreign = await self._not_in_the_journal(kill, asked.seen, business)
-            foreign_open = await open_foreign(self.engine, kill.kill_id) if kill.include_foreign else ()
+            foreign_open, over = await foreign_in_words(self.engine, kill.kill_id) if kill.include_foreign else ((), ())
             return KillView(
                 working=(*working, *late),
                 nets=tuple(_kill_net(net) for net in nets),
@@ -152,6 +152,7 @@ class KillCalls:
                 alerts=alerts,
                 foreign=(*foreign, *foreign_open),
                 foreign_open=kill.include_foreign and bool(foreign or foreign_open),
+                over=over,
             )
 
     async def _cut(

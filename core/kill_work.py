@@ -111,6 +111,8 @@ class KillView(_Model):
     foreign_open: bool = False
     """Some of them are still to be closed, because a person asked for it."""
     released: bool = False
+    over: tuple[str, ...] = ()
+    """Exits of what is not ours that were sent and of which nobody will learn the end, as their trading day is over."""
 
     @property
     def is_flat(self) -> bool:

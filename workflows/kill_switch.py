@@ -105,6 +105,9 @@ class KillSwitchWorkflow:
             await self._alert("kill_waiting", words, "Nothing to do: the exit goes when the session opens.")
         for words in view.alerts:
             await self._alert("kill_cut", words, "Somebody else closes positions of ours: find out who, and stop it.")
+        for words in view.over:
+            action = "Hold the contract note against the account's positions: those it left are closed anew."
+            await self._alert("kill_exit_unseen", words, action)
         if self.stuck_rounds >= STUCK_ROUNDS:
             for words in view.stuck:
                 await self._alert("kill_stuck", words, "Decide it by hand; the kill switch goes on by itself then.")

@@ -5,6 +5,7 @@ They are no orders of a strategy: reconciliation counts their trades as FOREIGN,
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from core import ids
+from core.brokers.port import Book
 from core.clock import day_began, trading_day, utc_now
 from core.storage.claims import LEASES, LeaseProof
 from core.storage.db import transient
@@ -24,8 +26,9 @@ from core.storage.models_kill import ForeignSendRow, KillRow
 SENDS = table_of(ForeignSendRow)
 KILLS = table_of(KillRow)
 
-SENDING, SENT, REFUSED, DONE = "SENDING", "SENT", "REFUSED", "DONE"
-"""SENDING: claimed, and whether it reached the broker only the book can tell. DONE: the book shows its end."""
+SENDING, SENT, REFUSED, DONE, DAY_OVER = "SENDING", "SENT", "REFUSED", "DONE", "DAY_OVER"
+"""SENDING: claimed, and whether it reached the broker only the book can tell. DONE: the book shows its end. DAY_OVER: its trading day
+ended before any book did; it works no more, and what it did is in the account's positions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +123,40 @@ def _at_work(account: str) -> ColumnElement[bool]:
     return and_(SENDS.c.account == account, SENDS.c.state.in_((SENDING, SENT)), SENDS.c.claimed_at >= today)
 
 
-async def open_foreign(engine: AsyncEngine, kill_id: UUID) -> tuple[str, ...]:
-    """Those whose end the book has not shown, in words."""
+def past(sends: Iterable[Mapping[str, Any]], book: Book) -> list[Mapping[str, Any]]:
+    """Those that nobody will ever see end: of a trading day before the book's, and not listed there. The book of that day is gone."""
+    listed = {tag for row in book.rows for tag in row.tags}
+    return [
+        send
+        for send in sends
+        if send["state"] in {SENDING, SENT}
+        and send["tag"] not in listed
+        and trading_day(send["deadline_at"]) < book.trading_day
+    ]
+
+
+async def end_past(engine: AsyncEngine, sends: Iterable[Mapping[str, Any]]) -> None:
+    """Give up following these, with what was known of each as the evidence."""
+    async with transient("ending exits of what is not ours of a past day"), engine.begin() as connection:
+        for send in sends:
+            day = trading_day(send["deadline_at"])
+            known = send["answer"] or "no answer"
+            told = f"{send['state']}, {known}; {day} ended before a book showed its end"
+            mine = and_(SENDS.c.tag == send["tag"], SENDS.c.state == send["state"])
+            await connection.execute(update(SENDS).where(mine).values(state=DAY_OVER, answer=told))
+
+
+async def foreign_in_words(engine: AsyncEngine, kill_id: UUID) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The switch's exits whose end the book has not shown, and those of which it never will, as their day is over."""
     rows = await foreign_sends(engine, kill_id)
-    return tuple(
-        f"exit {row['side']} {row['quantity']} {row['instrument']} {row['product']} (tag {row['tag']}, {row['state']}): "
-        + (row["answer"] or "no answer")
-        for row in rows
-        if row["state"] in {SENDING, SENT}
+    return (
+        tuple(_words(row) for row in rows if row["state"] in {SENDING, SENT}),
+        tuple(_words(row) for row in rows if row["state"] == DAY_OVER),
     )
+
+
+def _words(row: Mapping[str, Any]) -> str:
+    what = (
+        f"exit {row['side']} {row['quantity']} {row['instrument']} {row['product']} (tag {row['tag']}, {row['state']})"
+    )
+    return f"{what}: {row['answer'] or 'no answer'}"

@@ -328,3 +328,29 @@ async def test_what_an_earlier_day_left_in_doubt_holds_nothing_back(world: KillW
     await world.engage(second)
     await close(world, account, second)
     assert len(account.placed) == 2
+
+
+@pytest.mark.parametrize("trouble", [OutcomeUnknown("read timeout"), None], ids=["in doubt", "accepted"])
+async def test_an_exit_whose_day_is_over_lets_the_switch_finish_and_is_told(
+    world: KillWorld, account: Account, trouble: Exception | None
+) -> None:
+    """The book of that day is gone: nobody will see how it ended. What it left is in the positions, and closed anew."""
+    account.held, account.refusal = (position(5),), trouble
+    kill = world.kill(include_foreign=True)
+    await world.engage(kill)
+    await close(world, account, kill)
+    assert (await look(world, account, kill)).foreign_open
+    async with world.journal.engine.begin() as connection:
+        earlier = {"claimed_at": utc_now() - timedelta(days=1), "deadline_at": utc_now() - timedelta(days=1)}
+        await connection.execute(update(SENDS).where(SENDS.c.kill_id == kill.kill_id).values(**earlier))
+    account.refusal = None
+    await close(world, account, kill)
+    first, second = await foreign_sends(world.journal.engine, kill.kill_id)
+    assert (first["state"], second["state"], len(account.placed)) == ("DAY_OVER", "SENT", 2)
+    assert "ended before a book showed its end" in first["answer"]
+    account.held, account.rows = (), (book_row("B2", "COMPLETE", second["tag"], filled=5),)
+    await close(world, account, kill)
+    view = await look(world, account, kill)
+    assert (view.is_flat, view.foreign) == (True, ())
+    (told,) = view.over
+    assert first["tag"] in told

@@ -244,6 +244,15 @@ async def test_an_exit_cut_because_somebody_else_sells_is_told_at_once_and_once(
     assert [alert.message for alert in account.said("alert kill_cut")] == ["NSE:INFY MIS: the broker's net is +4 now"]
 
 
+async def test_an_exit_whose_end_nobody_will_see_is_told_once_also_when_it_is_the_last(
+    temporal: WorkflowEnvironment,
+) -> None:
+    over = ("exit SELL 5 NSE:SBIN MIS (tag T1, DAY_OVER): its day ended before a book showed its end",)
+    account = FakeAccount([KillView(nets=(OPEN,), over=over), KillView(over=over)])
+    assert (await ending(temporal, account, save="exit_unseen")).is_flat
+    assert [alert.message for alert in account.said("alert kill_exit_unseen")] == list(over)
+
+
 async def test_a_closed_session_is_told_while_it_waits(temporal: WorkflowEnvironment) -> None:
     waits = KillView(working=(ORDER,), nets=(OPEN,), closed=("NSE is closed: SELL 10 INFY waits",))
     account = FakeAccount([waits] * 30 + [FLAT])
