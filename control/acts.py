@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from core import ids
 from core.people.roles import Actor
 from core.storage import audit
-from core.storage.audit import Outcome
+from core.storage.audit import Outcome, Why
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,11 @@ class Act:
     def source(self) -> str:
         """Where it came in, as events keep it."""
         return "cli" if self.actor.via == "cli" else "api"
+
+    @property
+    def why(self) -> Why:
+        """For the audit row of a change that another module writes."""
+        return Why(self.reason, self.request_id)
 
     def derived(self, *what: object) -> UUID:
         """The id of what this act leads to: asked twice, it is the same."""

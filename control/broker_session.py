@@ -73,4 +73,5 @@ async def log_out(links: Connections, act: Act) -> None:
     if session is not None:
         await kite_http.end_session(settings, session)
     remove_session(settings)
-    await act.note(links.config, "broker-session.logout", settings.kite_target.value)
+    before = {"user_id": session.user_id} if session is not None else None
+    await act.note(links.config, "broker-session.logout", settings.kite_target.value, before=before)

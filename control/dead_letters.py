@@ -57,7 +57,7 @@ async def replay(
         refused = dlq_letters.refusal(letter, force=force, now=utc_now(), age_limits=limits)
         if refused is None and really:
             await dlq_letters.replay(links.producer, links.config, letter, by=act.by, note=act.reason)
-            await act.note(links.config, "dlq.replay", letter.name)
+            await act.note(links.config, "dlq.replay", letter.name, before=_told(letter), after={"state": "REPLAYED"})
         outcomes.append((letter, f"refused: {refused}" if refused else "replayed" if really else "would be replayed"))
     return outcomes
 
@@ -66,5 +66,10 @@ async def drop(links: Connections, act: Act, meant: Sequence[Letter]) -> list[tu
     """Close each letter without sending it. Raises Transient: those not recorded yet are still open."""
     for letter in meant:
         await dlq_letters.drop(links.config, [letter], by=act.by, note=act.reason)
-        await act.note(links.config, "dlq.drop", letter.name)
+        await act.note(links.config, "dlq.drop", letter.name, before=_told(letter), after={"state": "DROPPED"})
     return [(letter, "dropped") for letter in meant]
+
+
+def _told(letter: Letter) -> dict[str, str | None]:
+    """What the audit holds of a letter."""
+    return {"state": "OPEN", "event_id": letter.event_id, "reason": letter.reason}

@@ -28,6 +28,7 @@ Own = Annotated[Asking, asks(Role.VIEWER, Scope.PEOPLE)]
 Looking = Annotated[Actor, needs(Role.VIEWER, Scope.PEOPLE)]
 
 Name = Annotated[str, Path(min_length=1, max_length=64)]
+Why = Annotated[str, Field(max_length=500, examples=["joined the desk"])]
 
 
 class User(Answer):
@@ -56,20 +57,26 @@ class UserWithPassword(Answer):
         return self.model_copy(update={"password": ""}).model_dump(mode="json")
 
 
-class NewUser(Asked):
+class Because(Asked):
+    """Why, for the audit."""
+
+    reason: Why = ""
+
+
+class NewUser(Because):
     name: str = Field(min_length=2, max_length=32, examples=["meera"])
     role: Role = Role.VIEWER
 
 
-class ChangeUser(Asked):
+class ChangeUser(Because):
     """What to change; what is left out stays."""
 
     role: Role | None = None
     enabled: bool | None = None
 
 
-class Nothing(Asked):
-    """Nothing to say."""
+class Nothing(Because):
+    """Nothing to say but why."""
 
 
 class Key(Answer):
@@ -104,7 +111,7 @@ class KeyWithSecret(Answer):
         return self.model_copy(update={"secret": ""}).model_dump(mode="json")
 
 
-class NewKey(Asked):
+class NewKey(Because):
     name: str = Field(min_length=1, max_length=64, examples=["my bot"])
     role: Role = Role.VIEWER
     scopes: list[Scope] = Field(default=[Scope.READ], min_length=1, max_length=len(Scope))
@@ -123,10 +130,10 @@ async def add_user(asked: NewUser, asking: Managing) -> UserWithPassword:
 
     async def work(act: Act) -> UserWithPassword:
         password = passwords.generate()
-        user = await users.add_user(asking.links.config, act.actor, asked.name, asked.role, password)
+        user = await users.add_user(asking.links.config, act.actor, asked.name, asked.role, password, act.why)
         return UserWithPassword(user=User.of(user), password=password)
 
-    return await asking.once(UserWithPassword, "", work)
+    return await asking.once(UserWithPassword, asked.reason, work)
 
 
 @router.patch("/users/{name}", summary="Change a user", responses=acting(404))
@@ -136,15 +143,15 @@ async def change_user(name: Name, asked: ChangeUser, asking: Managing) -> User:
     async def work(act: Act) -> User:
         engine, found = asking.links.config, None
         if asked.role is not None:
-            found = await users.set_role(engine, act.actor, name, asked.role)
+            found = await users.set_role(engine, act.actor, name, asked.role, act.why)
         if asked.enabled is not None:
             change = users.enable if asked.enabled else users.disable
-            found = await change(engine, act.actor, name)
+            found = await change(engine, act.actor, name, act.why)
         if found is None:
             raise CommandRefused("role, enabled: give one of them")
         return User.of(found)
 
-    return await asking.once(User, "", work)
+    return await asking.once(User, asked.reason, work)
 
 
 @router.post("/users/{name}/reset-password", summary="A new password for a user", responses=acting(404))
@@ -153,11 +160,11 @@ async def reset_password(name: Name, asked: Nothing, asking: Managing) -> UserWi
 
     async def work(act: Act) -> UserWithPassword:
         password = passwords.generate()
-        user = await users.set_password(asking.links.config, act.actor, name, password)
+        user = await users.set_password(asking.links.config, act.actor, name, password, act.why)
         await login_guards.forget(asking.links.config, user.name)
         return UserWithPassword(user=User.of(user), password=password)
 
-    return await asking.once(UserWithPassword, "", work)
+    return await asking.once(UserWithPassword, asked.reason, work)
 
 
 @router.get("/keys", summary="API keys", responses=guarded())
@@ -174,21 +181,30 @@ async def add_key(asked: NewKey, asking: Own) -> KeyWithSecret:
     async def work(act: Act) -> KeyWithSecret:
         assert act.actor.user_id is not None
         key, secret = await api_keys.make_key(
-            asking.links.config, act.actor, act.actor.user_id, asked.name, asked.role, asked.scopes, asked.expires_at
+            asking.links.config,
+            act.actor,
+            act.actor.user_id,
+            asked.name,
+            asked.role,
+            asked.scopes,
+            asked.expires_at,
+            why=act.why,
         )
         return KeyWithSecret(key=Key.of(key), secret=secret)
 
-    return await asking.once(KeyWithSecret, "", work)
+    return await asking.once(KeyWithSecret, asked.reason, work)
 
 
 @router.delete("/keys/{key_id}", summary="Revoke an API key", responses=acting(404))
-async def revoke_key(key_id: Name, asking: Own) -> Key:
+async def revoke_key(
+    key_id: Name, asking: Own, reason: Annotated[str, Query(max_length=500, description="Why, for the audit.")] = ""
+) -> Key:
     """At once and for ever. Yours; anybody's for an admin."""
 
     async def work(act: Act) -> Key:
-        return Key.of(await api_keys.revoke(asking.links.config, act.actor, key_id))
+        return Key.of(await api_keys.revoke(asking.links.config, act.actor, key_id, act.why))
 
-    return await asking.once(Key, "", work)
+    return await asking.once(Key, reason, work)
 
 
 # audit -------------------------------------------------------------------------------------------------------------------

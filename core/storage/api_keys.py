@@ -19,6 +19,7 @@ from core.errors import CommandRefused, NotLoggedIn, StopTheStart
 from core.people import tokens
 from core.people.roles import Actor, Role, Scope, weaker
 from core.storage import audit
+from core.storage.audit import UNSAID, Why
 from core.storage.db import transient
 from core.storage.models import table_of
 from core.storage.models_access import ApiKeyRow, UserRow
@@ -60,6 +61,7 @@ async def make_key(
     scopes: Iterable[Scope],
     expires_at: datetime | None,
     owner: str | None = None,
+    why: Why = UNSAID,
 ) -> tuple[Key, str]:
     """A new key of this user and its text, which nobody is told again.
 
@@ -92,7 +94,9 @@ async def make_key(
         if (await connection.scalar(living) or 0) >= MOST:
             raise CommandRefused(f"{key.owner} has {MOST} keys: revoke one first")
         await connection.execute(insert(KEYS).values(row))
-        await audit.write(connection, actor, "key.add", key.key_id, after=_told(key))
+        await audit.write(
+            connection, actor, "key.add", key.key_id, after=_told(key), reason=why.reason, request_id=why.request_id
+        )
     return key, made.text
 
 
@@ -147,7 +151,7 @@ async def list_keys(engine: AsyncEngine, user_id: UUID | None) -> list[Key]:
         return [_key(row) for row in (await connection.execute(query)).mappings()]
 
 
-async def revoke(engine: AsyncEngine, actor: Actor, key_id: str) -> Key:
+async def revoke(engine: AsyncEngine, actor: Actor, key_id: str, why: Why = UNSAID) -> Key:
     """End a key: at once, for ever. An admin may end everybody's, others their own.
 
     Raises:
@@ -167,7 +171,9 @@ async def revoke(engine: AsyncEngine, actor: Actor, key_id: str) -> Key:
         if key.revoked_at is None:
             now = utc_now()
             await connection.execute(update(KEYS).where(KEYS.c.key_id == key_id).values(revoked_at=now))
-            await audit.write(connection, actor, "key.revoke", key_id, before=_told(key))
+            await audit.write(
+                connection, actor, "key.revoke", key_id, before=_told(key), reason=why.reason, request_id=why.request_id
+            )
             return _key({**row, "revoked_at": now})
         return key
 

@@ -34,6 +34,17 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Why:
+    """The reason somebody gave, and the request it came with."""
+
+    reason: str = ""
+    request_id: UUID | None = None
+
+
+UNSAID = Why()
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One row of the audit."""
 

@@ -20,6 +20,7 @@ from core.ids import new_id
 from core.people import passwords
 from core.people.roles import NAME, Actor, Role
 from core.storage import audit
+from core.storage.audit import UNSAID, Why
 from core.storage.db import transient
 from core.storage.models import table_of
 from core.storage.models_access import ApiKeyRow, SessionRow, UserRow
@@ -61,7 +62,7 @@ class User:
         return {"role": self.role.value, "enabled": self.enabled}
 
 
-async def add_user(engine: AsyncEngine, actor: Actor, name: str, role: Role, password: str) -> User:
+async def add_user(engine: AsyncEngine, actor: Actor, name: str, role: Role, password: str, why: Why = UNSAID) -> User:
     """A new user.
 
     Raises:
@@ -77,7 +78,10 @@ async def add_user(engine: AsyncEngine, actor: Actor, name: str, role: Role, pas
     try:
         async with transient("adding a user"), engine.begin() as connection:
             await connection.execute(insert(USERS).values(**_columns(row)))
-            await audit.write(connection, actor, "user.add", name, after=row.told())
+            after = row.told()
+            await audit.write(
+                connection, actor, "user.add", name, after=after, reason=why.reason, request_id=why.request_id
+            )
     except IntegrityError:
         raise NameTaken(f"name: there is a user {name!r} already") from None
     return row
@@ -112,28 +116,28 @@ async def find_user(engine: AsyncEngine, name: str) -> User | None:
         return None if row is None else _user(row)
 
 
-async def set_role(engine: AsyncEngine, actor: Actor, name: str, role: Role) -> User:
+async def set_role(engine: AsyncEngine, actor: Actor, name: str, role: Role, why: Why = UNSAID) -> User:
     """Give another role; it holds from the next request on.
 
     Raises:
         UnknownUser: there is none. CommandRefused: it is the last admin.
         Transient: the database is away.
     """
-    return await _change(engine, actor, "user.role", name, {"role": role.value})
+    return await _change(engine, actor, "user.role", name, {"role": role.value}, why)
 
 
-async def disable(engine: AsyncEngine, actor: Actor, name: str) -> User:
+async def disable(engine: AsyncEngine, actor: Actor, name: str, why: Why = UNSAID) -> User:
     """End the user's sessions and keys and let no new login in. Raises as `set_role`."""
-    return await _change(engine, actor, "user.disable", name, {"disabled_at": utc_now()})
+    return await _change(engine, actor, "user.disable", name, {"disabled_at": utc_now()}, why)
 
 
-async def enable(engine: AsyncEngine, actor: Actor, name: str) -> User:
+async def enable(engine: AsyncEngine, actor: Actor, name: str, why: Why = UNSAID) -> User:
     """Let the user log in again; keys that were revoked stay so. Raises as `set_role`."""
-    return await _change(engine, actor, "user.enable", name, {"disabled_at": None})
+    return await _change(engine, actor, "user.enable", name, {"disabled_at": None}, why)
 
 
 async def set_password(
-    engine: AsyncEngine, actor: Actor, name: str, password: str, *, keep: UUID | None = None
+    engine: AsyncEngine, actor: Actor, name: str, password: str, why: Why = UNSAID, *, keep: UUID | None = None
 ) -> User:
     """A new password; every session of the user ends but `keep`.
 
@@ -143,7 +147,7 @@ async def set_password(
     """
     hashed = await _checked_hash(password, name.lower())
     values = {"password_hash": hashed, "password_set_at": utc_now()}
-    return await _change(engine, actor, "user.password", name, values, keep=keep)
+    return await _change(engine, actor, "user.password", name, values, why, keep=keep)
 
 
 async def _checked_hash(password: str, name: str) -> str:
@@ -154,7 +158,14 @@ async def _checked_hash(password: str, name: str) -> str:
 
 
 async def _change(
-    engine: AsyncEngine, actor: Actor, action: str, name: str, values: dict[str, Any], *, keep: UUID | None = None
+    engine: AsyncEngine,
+    actor: Actor,
+    action: str,
+    name: str,
+    values: dict[str, Any],
+    why: Why,
+    *,
+    keep: UUID | None = None,
 ) -> User:
     async with transient("changing a user"), engine.begin() as connection:
         await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('alpha-panda users'))"))
@@ -171,7 +182,16 @@ async def _change(
         if action == "user.disable":
             live = (KEYS.c.user_id == before.user_id, KEYS.c.revoked_at.is_(None))
             await connection.execute(update(KEYS).where(*live).values(revoked_at=utc_now()))
-        await audit.write(connection, actor, action, before.name, before=before.told(), after=after.told())
+        await audit.write(
+            connection,
+            actor,
+            action,
+            before.name,
+            reason=why.reason,
+            before=before.told(),
+            after=after.told(),
+            request_id=why.request_id,
+        )
         return after
 
 

@@ -336,6 +336,8 @@ async def test_a_dead_letter_is_shown_and_sent_again_once(room: Room, settings: 
     assert done.json()["outcomes"] == [{"letter": row["letter"], "outcome": "replayed"}]
     again = await read_back(settings, topics.signals_raw(PAPER), lambda each: each.value == record.value)
     assert len(again) == 1
+    told = await room.audited("dlq.replay", row["letter"])
+    assert (told["before"]["reason"], told["after"], told["reason"]) == (row["reason"], {"state": "REPLAYED"}, "mended")
     assert (await room.ask("/dead-letters/replay", body)).status_code == 422
     assert (await room.get("/dead-letters/no/0/1")).status_code == 404
 
@@ -374,8 +376,12 @@ async def test_an_admin_makes_and_changes_people_and_a_secret_is_told_once(room:
     assert (await room.ask("/users", {"name": name}, Role.ADMIN)).status_code == 409
     login = await room.client.post("/api/v1/auth/login", json={"name": name, "password": password})
     head = {"Authorization": f"Bearer {login.json()['access_token']}"}
-    changed = await room.ask(f"/users/{name}", {"role": "trader"}, Role.ADMIN, method="PATCH")
+    promoted = {"role": "trader", "reason": "trusted by now"}
+    changed = await room.ask(f"/users/{name}", promoted, Role.ADMIN, method="PATCH")
     assert changed.json()["role"] == "trader"
+    row = await room.audited("user.role", name)
+    assert (row["before"]["role"], row["after"]["role"], row["reason"]) == ("viewer", "trader", "trusted by now")
+    assert row["request_id"] is not None
     anew = (await room.ask(f"/users/{name}/reset-password", {}, Role.ADMIN)).json()["password"]
     assert anew != password
     assert (await room.client.get("/api/v1/auth/me", headers=head)).status_code == 401
