@@ -76,7 +76,7 @@ def _check(settings: Settings) -> None:
 
     with step("Checking what is under way") as shown:
         count = asyncio.run(both())
-        shown.say(f"{count} running orders go on under this code" if count else "no running orders")
+        shown.say(f"{count} running workflows go on under this code" if count else "no running workflows")
 
 
 def _infra(stack: NativeStack) -> None:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.fixtures.home import isolate
+from tests.fixtures.home import isolate, leave_nothing
 
 isolate()
 
@@ -31,6 +31,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_sessionfinish(exitstatus: int) -> None:
     global _exit_status
     _exit_status = int(exitstatus)
+    if exitstatus == pytest.ExitCode.OK:
+        leave_nothing()
 
 
 @pytest.hookimpl(trylast=True)

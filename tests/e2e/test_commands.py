@@ -50,11 +50,18 @@ def low_market(system: System) -> Iterator[Market]:
         yield market
 
 
-def signalled(system: System, broker: Broker, *, price: Decimal = REST, intent: Intent = Intent.ENTRY) -> str:
+def signalled(
+    system: System,
+    broker: Broker,
+    *,
+    price: Decimal = REST,
+    intent: Intent = Intent.ENTRY,
+    strategy: str = "by-hand",
+) -> str:
     """The order of a raw signal that rests below the market (an exit: sells at the market); its id."""
     leave = intent is Intent.EXIT
     signal = Signal(
-        signal_id=ids.new_id(), strategy_id="by-hand", instance=instance_name("by-hand", broker), strategy_version=1,
+        signal_id=ids.new_id(), strategy_id=strategy, instance=instance_name(strategy, broker), strategy_version=1,
         instrument=INFY, instrument_token=408065, exchange=Exchange.NSE, tradingsymbol="INFY",
         side=Side.SELL if leave else Side.BUY, intent=intent, quantity=3,
         order_type=OrderType.MARKET if leave else OrderType.LIMIT, product=Product.MIS, validity=Validity.DAY,
@@ -92,8 +99,8 @@ def until(system: System, broker: Broker, order_id: str, status: str) -> None:
     )
 
 
-def resting(system: System, broker: Broker) -> str:
-    order_id = signalled(system, broker)
+def resting(system: System, broker: Broker, strategy: str = "by-hand") -> str:
+    order_id = signalled(system, broker, strategy=strategy)
     until(system, broker, order_id, "ACKED")
     return order_id
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from decimal import Decimal
 
 import pytest
 
+from core.services import names, services
 from core.trading.types import Broker
-from tests.e2e.trading import INFY, SPREAD, Market, charges, referee, steered
+from docker.native.layout import Layout
+from docker.native.stack import INFRA
+from docker.native.supervisor import ours
+from tests.e2e.test_commands import act, resting, until
+from tests.e2e.trading import INFY, SPREAD, Market, charges, let_ticks_flow, referee, steered
 from tests.fixtures.system import System
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
@@ -94,13 +101,56 @@ def test_an_order_tells_its_whole_story(traded: System, broker: Broker) -> None:
         assert word in story, f"{word} is missing in {story}"
 
 
-def test_a_stop_and_a_start_lose_nothing(traded: System) -> None:
+PATH = ("risk-manager", "order-gateway", *(f"broker-{broker}" for broker in Broker))
+STEPS = {"signal accepted", "workflow started", "order step"}
+
+
+def test_every_line_of_an_orders_path_names_it(traded: System) -> None:
+    orders = {row["order_id"]: row["broker"] for row in traded.orders()}
+    seen: dict[str, set[str]] = {order_id: set() for order_id in orders}
+    for name in PATH:
+        for line in (traded.home / "var" / "log" / f"{name}.log").read_text().splitlines():
+            row = json.loads(line)
+            if row["event"] in STEPS:
+                assert row["broker"] == orders[row["order_id"]], line
+                assert row["correlation_id"], line
+                seen[row["order_id"]].add(row["event"])
+    assert set(map(frozenset, seen.values())) == {frozenset(STEPS)}
+
+
+def test_a_second_start_changes_nothing(traded: System) -> None:
+    def pids() -> dict[str, int]:
+        return {name: traded.pid(name) for name in (*INFRA, *names(services(traded.settings)))}
+
+    ran = pids()
+    assert "nothing changed" in traded.command("up").stdout
+    assert pids() == ran
+
+
+def test_a_stop_and_a_start_lose_nothing_and_open_orders_go_on(traded: System) -> None:
     def told() -> list[tuple[object, ...]]:
         rows = held(traded)
         return [(row["broker"], row["quantity"], paise(row["realized_pnl"]), paise(row["charges"])) for row in rows]
 
+    with Market(traded, INFY, DOWN):
+        let_ticks_flow(traded)
+        opened = {broker: resting(traded, broker, "steered") for broker in Broker}
+
+    def shown() -> bool:
+        return {row["order_id"] for row in traded.orders() if row["state"] == "ACKED"} == set(opened.values())
+
+    traded.wait(shown, "both to be shown as resting", 20, traded.orders)
     orders, positions = traded.orders(), told()
     traded.down()
+    said = (traded.home / "var" / "log" / "supervisord.log").read_text()
+    for name in names(services(traded.settings)):
+        assert f"stopped: {name} (exit status 0)" in said
+    assert not set(re.findall(r"killing '(\S+)'", said)) & set(names(services(traded.settings)))
+    assert ours(Layout.of(traded.settings)) == []
     traded.up()
     assert traded.orders() == orders
     traded.wait(lambda: told() == positions, "the positions to be as they were", 30, told)
+    for broker, order_id in opened.items():
+        code, outcome = act(traded, "cancel", order_id, "--wait", "60")
+        assert (code, outcome["outcome"]) == (0, "APPLIED"), outcome
+        until(traded, broker, order_id, "CANCELLED")

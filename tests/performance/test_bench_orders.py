@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
@@ -27,6 +28,8 @@ from core.messaging.reader import LogReader
 from core.storage.strategies import StrategyConfig
 from core.trading.signals import Signal, instance_name
 from core.trading.types import Broker, Exchange, Intent, OrderStatus, OrderType, Product, Side, Validity
+from docker.native.layout import Layout
+from docker.native.supervisor import ours
 from tests.e2e.trading import Market
 from tests.fixtures.system import System
 
@@ -105,12 +108,9 @@ async def test_from_signal_to_broker_at_five_orders_a_second(live: System) -> No
 
 def test_memory_of_everything(live: System) -> None:
     total = 0
-    for process in psutil.process_iter(["environ"]):
-        try:
-            if (process.info["environ"] or {}).get("ALPHA_PANDA_HOME") == str(live.home):
-                total += process.memory_full_info().pss
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
+    for process in ours(Layout.of(live.settings)):  # the supervisor, the stack and our services
+        with suppress(psutil.NoSuchProcess):
+            total += process.memory_full_info().pss
     print(f"\nmemory of the whole system (PSS of every process): {total / 2**30:.2f} GiB (aim 2.5)")
 
 
