@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
@@ -93,6 +94,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=life,
         swagger_ui_parameters={"validatorUrl": None, "defaultModelsExpandDepth": -1},
     )
+    app.openapi = lambda: _documented(app)  # type: ignore[method-assign]
     app.state.settings = settings
     app.state.reads = reads
     app.state.links = links
@@ -114,3 +116,12 @@ def create_app(settings: Settings) -> FastAPI:
     if wrong := unguarded(app):
         raise RuntimeError(f"these routes name no role: {', '.join(wrong)}")
     return app
+
+
+def _documented(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document with examples, made once."""
+    if app.openapi_schema is None:
+        from api.examples import put_in
+
+        app.openapi_schema = put_in(FastAPI.openapi(app))
+    return app.openapi_schema
