@@ -19,7 +19,7 @@ from temporalio import activity
 from activities.again import again
 from activities.heartbeats import beating
 from core import failpoints, logging, metrics, order_work
-from core.brokers.pacer import Pacer, Turn
+from core.brokers.pacer import Held, Pacer
 from core.brokers.port import Book, BookRow, PlaceRequest, Trader
 from core.brokers.reader import BookReader
 from core.clock import trading_day, utc_now
@@ -43,18 +43,6 @@ _UNPLACEABLE = {
         "nothing left to exit: the position is flat and no order of ours would change that",
     ),
 }
-
-
-_NEVER_LEFT = frozenset({"NOT_SENT", "UNREACHABLE"})
-"""Refusals of our own side of the wire: not a byte reached the broker, so its limits did not count it."""
-
-
-@dataclass(slots=True)
-class _Leave:
-    """The pacer's leave to send, and whether a command may have left under it."""
-
-    turn: Turn
-    used: bool = False
 
 
 class _InDoubt(Exception):
@@ -105,24 +93,18 @@ class BrokerCalls:
                 return self._report(ended)
             self._needs_session()
             urgent, wait = found.intent is Intent.EXIT, place.durations.pacer_wait
-            turn = await self.pacer.acquire(urgent=urgent, timeout_s=wait, holds=True)
-            if turn is None:
-                raise again("PacerBusy", "no token of the broker's rate limit became free")
-            leave = _Leave(turn)
-            try:
-                if found.intent is Intent.EXIT and self.holds_back is not None:
-                    why = await self.holds_back(found.order)
-                    if why is not None:
-                        raise _InDoubt(why)
-                return self._report(await self._in_turn(found, place, leave))
-            except _InDoubt as doubt:
-                log.warning("an exit waits", reason=str(doubt))
-                return view(found, waits=str(doubt))
-            finally:
-                if leave.used:
-                    self.pacer.answered(turn)
-                else:
-                    self.pacer.give_back(turn)
+            async with self.pacer.held(urgent=urgent, timeout_s=wait) as leave:
+                if leave is None:
+                    raise again("PacerBusy", "no token of the broker's rate limit became free")
+                try:
+                    if found.intent is Intent.EXIT and self.holds_back is not None:
+                        why = await self.holds_back(found.order)
+                        if why is not None:
+                            raise _InDoubt(why)
+                    return self._report(await self._in_turn(found, place, leave))
+                except _InDoubt as doubt:
+                    log.warning("an exit waits", reason=str(doubt))
+                    return view(found, waits=str(doubt))
 
     @activity.defn(name=order_work.LOOK_AT_BOOK)
     async def look_at_book(self, look: LookInput) -> OrderView:
@@ -230,7 +212,7 @@ class BrokerCalls:
             raise again("SessionClosed", f"the session is closed; an exit waits for {opens.isoformat()}", wait)
         return None
 
-    async def _in_turn(self, found: JournalOrder, place: PlaceInput, leave: _Leave) -> JournalOrder:
+    async def _in_turn(self, found: JournalOrder, place: PlaceInput, leave: Held) -> JournalOrder:
         if _stopping():
             raise again("Stopping", "this worker stops before the claim; the next one sends")
         if found.intent is Intent.ENTRY:  # again: it may have grown too old while it waited for its turn
@@ -239,7 +221,7 @@ class BrokerCalls:
                 return ended
         return await self._claim_and_send(found, place, leave)
 
-    async def _claim_and_send(self, found: JournalOrder, place: PlaceInput, leave: _Leave) -> JournalOrder:
+    async def _claim_and_send(self, found: JournalOrder, place: PlaceInput, leave: Held) -> JournalOrder:
         await failpoints.reached("place.before_claim")
         deadline = time.monotonic() + place.durations.send_deadline
         if found.intent is Intent.ENTRY:  # its age is judged once more, just before a byte leaves
@@ -283,7 +265,7 @@ class BrokerCalls:
         return await self.journal.end_unsent(place.order_id, status, claim.told or reason)
 
     async def _send(
-        self, found: JournalOrder, place: PlaceInput, claim: Claim, deadline: float, leave: _Leave
+        self, found: JournalOrder, place: PlaceInput, claim: Claim, deadline: float, leave: Held
     ) -> JournalOrder:
         """The one place where an order leaves. The claim is committed; whatever happens now is journalled."""
         request = replace(_request(found, claim.quantity, deadline), leaves=leave.turn.leaves)
@@ -303,10 +285,7 @@ class BrokerCalls:
                 log.info("refused", code=refusal.code, reason=str(refusal))
                 return await self.journal.refused(place.order_id, place.send_no, answer)
             log.info("not placed, to be tried again", code=refusal.code, reason=str(refusal))
-            if refusal.code in _NEVER_LEFT:
-                leave.used = False
-            elif refusal.code != "RATE_LIMITED":  # trying again for hours must not use up the day
-                self.pacer.give_back(leave.turn, left=True)
+            leave.refused(refusal.code)
             await self.journal.release(place.order_id, place.send_no, answer)
             raise again(refusal.code, f"not placed: {answer}") from refusal
         except OutcomeUnknown as doubt:

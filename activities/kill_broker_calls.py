@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 import structlog
 from temporalio import activity
+from temporalio.exceptions import ApplicationError
 
 from activities.again import again
 from activities.heartbeats import beating
 from activities.kill_holdings import key_of
 from core import kill_work, logging
-from core.brokers.pacer import Pacer
+from core.brokers.pacer import Held, Pacer
 from core.brokers.port import Book, BookRow, BrokerPosition, PlaceRequest, Trader
 from core.brokers.reader import BookReader
 from core.clock import utc_now
@@ -168,13 +169,15 @@ class KillBrokerCalls:
         rows = [row for row in rows if not {row.broker_order_id, *row.tags} & known.keys()]
         told: list[str] = []
         for row in rows:
-            if not await self.pacer.acquire(urgent=True):
-                raise again("PacerBusy", "no token of the broker's rate limit became free")
-            try:
-                await self.trader.cancel(row.broker_order_id)
-                log.warning("cancel of a foreign order asked", broker_order_id=row.broker_order_id, what=_what(row))
-            except (NotPlaced, OutcomeUnknown) as error:
-                told.append(f"cancel of {_what(row)} ({row.broker_order_id}): {error}")
+            async with self.pacer.held(urgent=True) as leave:
+                if leave is None:
+                    raise _busy()
+                leave.used = True
+                try:
+                    await self.trader.cancel(row.broker_order_id)
+                    log.warning("cancel of a foreign order asked", broker_order_id=row.broker_order_id, what=_what(row))
+                except (NotPlaced, OutcomeUnknown) as error:
+                    told.append(f"cancel of {_what(row)} ({row.broker_order_id}): {error}")
         return told, len(rows)
 
     async def _close(self, kill: KillInput, key: Key, before: _Look) -> list[str]:
@@ -182,14 +185,11 @@ class KillBrokerCalls:
         wanted = await self._wanted(kill, key, before)
         if not isinstance(wanted, _Wanted):
             return wanted
-        turn = await self.pacer.acquire(urgent=True)
-        if turn is None:
-            raise again("PacerBusy", "no token of the broker's rate limit became free")
-        wanted = await self._wanted(kill, key, await self._see(kill.account))
-        if isinstance(wanted, _Wanted):
-            return await self._send(kill, wanted)
-        self.pacer.give_back(turn)
-        return wanted
+        async with self.pacer.held(urgent=True) as leave:
+            if leave is None:
+                raise _busy()
+            wanted = await self._wanted(kill, key, await self._see(kill.account))
+            return await self._send(kill, wanted, leave) if isinstance(wanted, _Wanted) else wanted
 
     async def _wanted(self, kill: KillInput, key: Key, look: _Look) -> _Wanted | list[str]:
         """The exit of what is not ours in one position; or none, with what a person is told of it."""
@@ -214,7 +214,7 @@ class KillBrokerCalls:
             return [f"{quantity:+d} {key[0]} {key[1]}: {MOST} exits did not close it ({mine[-1]['answer']})"]
         return _Wanted(position, abs(quantity), len(mine))
 
-    async def _send(self, kill: KillInput, exit_: _Wanted) -> list[str]:
+    async def _send(self, kill: KillInput, exit_: _Wanted, leave: Held) -> list[str]:
         position, quantity = exit_.position, exit_.quantity
         side = Side.SELL if position.quantity > 0 else Side.BUY
         wanted = ForeignExit(
@@ -225,9 +225,12 @@ class KillBrokerCalls:
             return [
                 f"the exit of {quantity} {wanted.instrument} could not be claimed: released, or another process leads"
             ]
+        leave.used = True
         try:
-            broker_order_id = await self.trader.place(_request(position, side, wanted, deadline))
+            request = _request(position, side, wanted, deadline)
+            broker_order_id = await self.trader.place(replace(request, leaves=leave.turn.leaves))
         except NotPlaced as refusal:
+            leave.refused(refusal.code)
             await foreign.note_foreign(self.journal.engine, wanted.tag, foreign.REFUSED, answer=str(refusal))
             return [f"{side} {quantity} {wanted.instrument}: {refusal}"]
         except OutcomeUnknown as doubt:
@@ -240,6 +243,10 @@ class KillBrokerCalls:
             self.journal.engine, wanted.tag, foreign.SENT, broker_order_id=broker_order_id, answer="accepted"
         )
         return []
+
+
+def _busy() -> ApplicationError:
+    return again("PacerBusy", "no token of the broker's rate limit became free")
 
 
 def _lost(kill: KillInput, sends: Sequence[dict[str, Any]]) -> list[str]:

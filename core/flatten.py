@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Protocol, TypeVar
 
 from core import failpoints, logging
-from core.brokers.pacer import Pacer, Turn
+from core.brokers.pacer import Held, Pacer
 from core.brokers.port import Book, BookRow, BrokerPosition, BrokerProfile, PlaceRequest, Trade
 from core.clock import trading_day, utc_now
 from core.errors import AlphaPandaError, NotPlaced, OutcomeUnknown, SessionExpired, Transient
@@ -148,15 +149,16 @@ class Flatten:
         for row in working:
             if time.monotonic() - self._asked.get(row.broker_order_id, float("-inf")) < ASK_AGAIN_S:
                 continue
-            await self._token()
-            self._asked[row.broker_order_id] = time.monotonic()
-            self.say(f"cancel {told(row)} ({row.broker_order_id})")
-            try:
-                await self.trader.cancel(row.broker_order_id, variety=str(row.raw.get("variety") or "regular"))
-            except SessionExpired:
-                raise
-            except (NotPlaced, OutcomeUnknown) as error:
-                self._trouble(f"cancel of {told(row)} ({row.broker_order_id}): {error}")
+            async with self._leave() as leave:
+                leave.used = True
+                self._asked[row.broker_order_id] = time.monotonic()
+                self.say(f"cancel {told(row)} ({row.broker_order_id})")
+                try:
+                    await self.trader.cancel(row.broker_order_id, variety=str(row.raw.get("variety") or "regular"))
+                except SessionExpired:
+                    raise
+                except (NotPlaced, OutcomeUnknown) as error:
+                    self._trouble(f"cancel of {told(row)} ({row.broker_order_id}): {error}")
         return not working
 
     # positions -----------------------------------------------------------------------------------------------------
@@ -168,16 +170,15 @@ class Flatten:
 
     async def _close_one(self, key: Key) -> bool:
         """Judged by what the account shows when the exit may leave at last: somebody may have closed it meanwhile."""
-        turn = await self._token()
-        book = await self._sound_look()
-        positions = await self._patiently(self.trader.positions)
-        position = next((one for one in positions if _key(one) == key), None)
-        open_ = next((send for send in self._open() if send.key == key), None)
-        busy = any(_key(row) == key and not row.is_end for row in book.rows)
-        if position is not None and open_ is None and not busy:
-            self._tried.add(key)
-            return await self._send(position)
-        self._pacer.give_back(turn)
+        async with self._leave() as leave:
+            book = await self._sound_look()
+            positions = await self._patiently(self.trader.positions)
+            position = next((one for one in positions if _key(one) == key), None)
+            open_ = next((send for send in self._open() if send.key == key), None)
+            busy = any(_key(row) == key and not row.is_end for row in book.rows)
+            if position is not None and open_ is None and not busy:
+                self._tried.add(key)
+                return await self._send(position, leave)
         if position is None:
             self.say(f"{_named(key)}: closed by now, no exit goes")
         else:
@@ -186,7 +187,7 @@ class Flatten:
             self._trouble(f"{_named(key)}: {why or 'an order still works there: no exit goes beside it'}")
         return False
 
-    async def _send(self, position: BrokerPosition) -> bool:
+    async def _send(self, position: BrokerPosition, leave: Held) -> bool:
         """The one place where an exit leaves: its line is on disk, and it is never sent again."""
         side = Side.SELL if position.quantity > 0 else Side.BUY
         deadline = time.monotonic() + self.durations.send_deadline
@@ -203,9 +204,12 @@ class Flatten:
         tag, what = send.line.tag, f"{side} {abs(position.quantity)} {_named(_key(position))}"
         self.say(f"send {what} (tag {tag})")
         await failpoints.reached("flatten.after_line")
+        leave.used = True
         try:
-            broker_order_id = await self.trader.place(_request(position, send, deadline))
+            request = replace(_request(position, send, deadline), leaves=leave.turn.leaves)
+            broker_order_id = await self.trader.place(request)
         except NotPlaced as refusal:
+            leave.refused(refusal.code)
             self.file.outcome(tag, Outcome.REFUSED, said=f"{refusal.code}: {refusal}")
             self._trouble(f"{what}: {refusal}")
             if isinstance(refusal, SessionExpired):
@@ -340,10 +344,15 @@ class Flatten:
                 log.info("read again", reason=str(error))
             await asyncio.sleep(self.read_every_s)
 
-    async def _token(self) -> Turn:
-        while (turn := await self._pacer.acquire(urgent=True)) is None:
+    @asynccontextmanager
+    async def _leave(self) -> AsyncIterator[Held]:
+        """Leave to send one command, for which it waits as long as it takes; it counts until that has reached the broker."""
+        while True:
+            async with self._pacer.held(urgent=True) as leave:
+                if leave is not None:
+                    yield leave
+                    return
             self.say("waiting for the broker's rate limit")
-        return turn
 
     def _trouble(self, words: str) -> None:
         if words not in self.troubles:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date
 from math import inf
@@ -46,6 +47,32 @@ class Turn:
     def leaves(self) -> None:
         """The command's first byte leaves now. From any thread."""
         self.reached = time.monotonic() + REACH_S
+
+
+NEVER_LEFT = frozenset({"NOT_SENT", "UNREACHABLE"})
+"""Refusals of our own side of the wire: not a byte reached the broker, so its limits did not count it."""
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A turn held until its command has left or will not (`Pacer.held`). `used`: a command may have left under it."""
+
+    pacer: Pacer
+    turn: Turn
+    used: bool = False
+
+    def refused(self, code: str) -> None:
+        """The command was certainly not placed: how far it came, its code says (core.errors.NotPlaced)."""
+        if code in NEVER_LEFT:
+            self.used = False
+        elif code != "RATE_LIMITED":  # it reached no order desk: trying again for hours must not use up the day
+            self.pacer.give_back(self.turn, left=True)
+
+    def end(self) -> None:
+        if self.used:
+            self.pacer.answered(self.turn)
+        else:
+            self.pacer.give_back(self.turn)
 
 
 @dataclass(slots=True)
@@ -179,6 +206,19 @@ class Pacer:
                 turn.cancel()
                 self._serve()
         return None if turn.cancelled() else turn.result()
+
+    @asynccontextmanager
+    async def held(self, *, urgent: bool, timeout_s: float = 2.0) -> AsyncIterator[Held | None]:
+        """A turn for one command, counted until that has reached the broker: set `used` before it may leave. None: as `acquire`."""
+        turn = await self.acquire(urgent, timeout_s, holds=True)
+        if turn is None:
+            yield None
+            return
+        held = Held(self, turn)
+        try:
+            yield held
+        finally:
+            held.end()
 
     def give_back(self, turn: Turn, *, left: bool = False) -> None:
         """The command did not leave, so that another may at once. `left`: it did, but reached no order desk: the day alone does

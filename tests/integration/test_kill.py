@@ -263,6 +263,7 @@ async def test_foreign_orders_are_cancelled_first_and_then_positions_closed_once
     for _ in range(3):
         await close(world, account, kill)
     (request,) = account.placed
+    assert request.leaves is not None, "its turn counts from when it leaves"
     assert (request.side, request.quantity, request.tradingsymbol) == (Side.SELL, 5, "SBIN")
 
 

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from core.brokers.port import Book, BookRow, BrokerPosition, BrokerProfile, PlaceRequest, Trade
+from core.brokers.zerodha import LIMITS
 from core.clock import trading_day, utc_now
 from core.errors import NotPlaced, OutcomeUnknown, StopTheStart, Transient
 from core.flatten import Flatten, FlattenStopped, Seen
@@ -170,6 +172,35 @@ async def test_the_line_is_on_disk_before_the_send_leaves(tmp_path: Path) -> Non
     (at_send,) = seen
     assert [line["kind"] for line in at_send] == ["send"]
     assert at_send[0]["tag"] == desk.placed[0].tag
+
+
+async def test_a_command_counts_from_when_it_leaves_not_from_when_it_was_let_go(tmp_path: Path) -> None:
+    """Else the commands of several seconds could leave in one, where the machine stalls in between."""
+    desk = Desk({"INFY": 10}, {"A": row("A", "OPEN", Side.BUY, 5)}, profile=LIMITS)
+    reached: list[bool] = []
+
+    def last() -> bool:
+        return work._pacer._budget._windows[0].sent[-1].reached is not None
+
+    def fills(request: PlaceRequest) -> int:
+        assert request.leaves is not None
+        reached.append(last())
+        request.leaves()
+        reached.append(last())
+        return request.quantity
+
+    async def cancel(broker_order_id: str, *, variety: str = "regular") -> None:
+        reached.append(last())
+        desk.rows[broker_order_id] = replace(desk.rows[broker_order_id], status="CANCELLED")
+
+    desk.fills = fills
+    with FlattenFile(tmp_path / "var", "AB1234", "local") as file:
+        told: Any = desk
+        told.cancel = cancel
+        work = Flatten(told, file, list[str]().append, FAST, read_every_s=0.02)
+        await work.run()
+    assert reached == [False, False, True], "cancel under way, exit under way, exit left"
+    assert last(), "and both have reached the broker by their answers"
 
 
 async def test_a_lost_answer_is_found_by_its_tag_and_not_sent_again(tmp_path: Path) -> None:

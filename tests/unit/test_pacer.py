@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.brokers.pacer import REACH_S, SECOND_S, Budget, Pacer, Turn
+from core.brokers.pacer import REACH_S, SECOND_S, Budget, Held, Pacer, Turn
 from core.brokers.paper import UNLIMITED
 from core.brokers.port import BrokerProfile
 from core.brokers.zerodha import LIMITS, limits
@@ -213,6 +213,47 @@ async def test_a_held_turn_counts_until_its_command_has_reached_the_broker() -> 
     after, today, budget = time.monotonic(), pacer._today(), pacer._budget
     assert budget.take(before + 1.0, today, urgent=False) > 0, "a second after the answer"
     assert budget.take(after + SECOND_S, today, urgent=False) == 0
+
+
+class Surprise(Exception):
+    """Something unforeseen while a command is under way."""
+
+
+async def test_a_turn_in_hand_is_given_back_unless_a_command_may_have_left() -> None:
+    pacer = Pacer(narrow())
+    async with pacer.held(urgent=False) as leave:
+        assert leave is not None
+        async with pacer.held(urgent=False, timeout_s=0) as other:
+            assert other is None, "it counts while it is held"
+    assert pacer.day_sent == 0
+    used: list[Held] = []
+
+    async def fail() -> None:
+        async with pacer.held(urgent=False) as leave:
+            assert leave is not None
+            leave.used = True
+            used.append(leave)
+            raise Surprise
+
+    with pytest.raises(Surprise):
+        await fail()
+    assert pacer.day_sent == 1
+    assert used[0].turn.reached is not None, "whatever happened, it may have left"
+    assert not await pacer.acquire(urgent=False, timeout_s=0)
+
+
+@pytest.mark.parametrize(
+    ("code", "sent_today", "its_second_is_free"),
+    [("UNREACHABLE", 0, True), ("NOT_SENT", 0, True), ("SESSION_EXPIRED", 0, False), ("RATE_LIMITED", 1, False)],
+)
+async def test_a_refused_command_counts_as_far_as_it_came(code: str, sent_today: int, its_second_is_free: bool) -> None:
+    pacer = Pacer(narrow())
+    async with pacer.held(urgent=False) as leave:
+        assert leave is not None
+        leave.used = True
+        leave.refused(code)
+    assert pacer.day_sent == sent_today
+    assert bool(await pacer.acquire(urgent=False, timeout_s=0)) is its_second_is_free
 
 
 async def test_a_token_given_back_goes_to_the_next_at_once() -> None:
