@@ -6,9 +6,10 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from uuid import UUID
 
+from pydantic import BaseModel
+
 from api.curve import CurveMark
 from api.models import (
-    Answer,
     BrokerPnl,
     Decision,
     InstanceStatus,
@@ -251,7 +252,7 @@ AUDIT = people.AuditEntry(
 )  # fmt: skip
 URL = "https://kite.zerodha.com/connect/login?v=3&api_key=…"
 
-ANSWERS: tuple[Answer, ...] = (
+ANSWERS: tuple[BaseModel, ...] = (
     Live(),
     Ready(ready=True, at=AT, simulated=True, parts=[Part(name="kafka", kind="server", ready=True, reason="")]),
     auth.Tokens(access_token="eyJhbGciOi…", expires_in=900, refresh_token="Vb0Jc1bq…", session_ends_at=ENDS, me=ME),  # noqa: S106

@@ -179,6 +179,24 @@ async def export_positions(reads: ReadsDep, broker: OneBroker = None) -> Respons
     return _csv("positions", [row.model_dump(mode="json") for row in found.positions])
 
 
+@router.get(
+    "/exports/pnl.csv",
+    tags=["portfolio"],
+    summary="A day's PnL as CSV",
+    response_class=Response,
+    responses=CSV | guarded(),
+)
+async def export_pnl(
+    reads: ReadsDep,
+    broker: OneBroker = None,
+    day: Annotated[date | None, Query(description="A trading day; today without it.")] = None,
+    step: Annotated[int, Query(ge=1, le=60, description="Minutes between two rows.")] = 1,
+) -> Response:
+    """Each instance and each broker's whole (`*`), minute by minute: realised, unrealised, gross, charges and net."""
+    found = await pnl_day(reads, broker, day, step)
+    return _csv("pnl", [mark.model_dump(mode="json") for mark in found.marks])
+
+
 def _csv(name: str, rows: Sequence[dict[str, Any]]) -> Response:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [])

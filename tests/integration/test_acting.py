@@ -477,5 +477,6 @@ async def test_exports_are_tables_a_spreadsheet_does_not_run(room: Room, setting
     (line,) = [line for line in answer.text.splitlines() if name in line]
     assert "'=HYPERLINK(1)" in line
     assert (await room.get("/exports/fills.csv")).status_code == 200
+    assert (await room.get("/exports/pnl.csv", step=5)).status_code == 200
     assert (await room.get("/pnl/day")).status_code == 200
     assert (await room.get("/pnl/day", day="0001-01-01")).status_code == 200
