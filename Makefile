@@ -6,7 +6,7 @@ BIN := .venv/bin
 ALPHA := $(BIN)/alpha-panda
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down run status logs lint format test bench chaos clean
+.PHONY: help setup up down run status logs lint format test audit bench chaos clean
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  \033[1m%-8s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,7 +51,11 @@ test: ## Install, lint, run every test layer on two stacks of its own, stop them
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-bench: ## Print figures: durable orders/s, latencies, ticks/s, memory, on a stack of its own
+audit: ## Ask an advisory service about every pinned version; says so where none can be asked (AUDIT_SERVICE=osv)
+	@$(BOOTSTRAP) tools
+	@$(BIN)/python -m docker.audit
+
+bench: ## Print figures: durable orders/s, latencies, what open dashboards cost, ticks/s, memory, on a stack of its own
 	@$(BOOTSTRAP) test
 	@$(BIN)/pytest tests/performance -m bench -s -q $(ARGS)
 
