@@ -13,6 +13,7 @@ import typer
 from cli import (
     act,
     alerts,
+    backup,
     dlq,
     flatten,
     kill,
@@ -61,6 +62,7 @@ MODULES = (
     kill,
     flatten,
     users,
+    backup,
     sandbox,
 )
 

@@ -93,6 +93,18 @@ def _rebuild(settings: Settings, yes: bool) -> _Found:
         return asyncio.run(_work(settings, yes))
 
 
+def fill_from_database(settings: Settings) -> None:
+    """The same for a log that is new, where no service runs and the stack does: after a restore.
+
+    Raises:
+        Transient: a part is away.
+    """
+    from core.messaging import provision
+
+    provision.provision(settings)
+    asyncio.run(_work(settings, True))
+
+
 def _refuse(alive: list[str]) -> None:
     if alive:
         raise StopTheStart(f"{', '.join(alive)} still run: `make down` first, then this. Nothing was changed.")

@@ -71,6 +71,12 @@ async def _namespace(client: Client, name: str) -> None:
             raise
 
 
+async def has_namespace(settings: Settings) -> bool:
+    """Whether anything of ours was ever there."""
+    client = await Client.connect(settings.temporal_address, namespace=settings.temporal_namespace)
+    return await _describe(client, settings.temporal_namespace) is not None
+
+
 async def _describe(client: Client, name: str) -> DescribeNamespaceResponse | None:
     try:
         return await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=name))
