@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -20,17 +18,8 @@ from core.alerting.kinds import CRITICAL, INFO, Severity, severity_of
 from core.alerting.policy import Bundle, QuietHours, Waiting, body, due, title
 from core.config import Settings, load_settings
 from core.errors import ConfigError
-from core.events.payloads import Denial
 from core.health import Health
 from core.trading.calendar import AlwaysOpen, ExchangeCalendar
-from core.trading.risk import AccountLimits, Limits, RiskLimits
-from core.trading.risk.exposure_rules import DayLoss
-from core.trading.risk.facts import DayPnl
-from core.trading.types import Broker
-from streams.alert_herald import Herald
-from streams.alert_watch import AlertWatch
-from tests.order_events import make_rejected_event, make_signal
-from tests.strategy_world import make_settings
 
 NOON = datetime(2026, 11, 23, 6, 30, tzinfo=UTC)
 """12:00 IST of a Monday that is a trading day."""
@@ -283,33 +272,6 @@ def test_a_days_loss_is_told_where_it_reaches_its_limit(net: str, told: bool) ->
     assert (words is not None) is told
     if words:
         assert words.startswith(f"momentum@paper has lost ₹{-Decimal(net):.2f} today, the limit is ₹5000.00")
-
-
-@pytest.mark.parametrize(
-    ("net", "unmarked", "told"), [("-6000", (), True), ("-6000", ("NSE:TCS",), True), ("-1", ("NSE:TCS",), False)]
-)
-async def test_a_refusal_for_a_loss_is_told_and_one_for_a_missing_price_is_not(
-    net: str, unmarked: tuple[str, ...], told: bool, tmp_path: Path
-) -> None:
-    raised: list[tuple[Any, ...]] = []
-
-    class Ear(Herald):
-        def __init__(self) -> None: ...
-
-        async def raise_stored(self, *given: Any, **_: Any) -> None:
-            raised.append(given)
-
-    limits = Limits(RiskLimits(), AccountLimits())
-    facts = SimpleNamespace(day=DayPnl(realized=Decimal(net), unmarked=unmarked), account_day=DayPnl(unmarked=unmarked))
-    signal = make_signal()
-    words = DayLoss().check(signal, facts, limits)  # type: ignore[arg-type]
-    assert words is not None
-    refused = make_rejected_event(Broker.PAPER, signal, "DAY_LOSS")
-    data = refused.data.model_copy(update={"denials": (Denial(code="DAY_LOSS", message=words),)})
-    settings = make_settings().model_copy(update={"home": tmp_path})
-    watcher = AlertWatch(settings, Ear(), None, {}, None)  # type: ignore[arg-type]
-    await watcher.on_event(refused.model_copy(update={"data": data}), Broker.PAPER)
-    assert [given[:2] for given in raised] == ([("loss_limit", signal.instance)] if told else [])
 
 
 def test_nobody_need_log_in_on_a_sunday() -> None:
