@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ import structlog
 from temporalio import activity
 
 from activities.again import again
+from activities.exit_cover import Cover
 from activities.heartbeats import beating
 from core import failpoints, logging, metrics, order_work
 from core.brokers.pacer import Held, Pacer
@@ -74,9 +76,15 @@ class BrokerCalls:
     waits_for: Callable[[], str | None] = lambda: None
     """Why nothing can be asked of the broker now (Trader.waits_for): then no token is taken and nothing is claimed."""
     holds_back: Callable[[dict[str, Any]], Awaitable[str | None]] | None = None
-    """Why this exit must not go though the journal would let it (ExitBounds, ExitCover): asked right before it is claimed."""
+    """Why this exit must not go though the journal would let it (ExitBounds): asked right before it is claimed."""
+    covers: Callable[[dict[str, Any]], Awaitable[Cover | None]] | None = None
+    """What the broker's net leaves this exit to close (ExitCover)."""
     looking: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(LOOKS))
     folding: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(FOLDS))
+    covering: defaultdict[tuple[str, ...], asyncio.Lock] = field(
+        init=False, default_factory=lambda: defaultdict(asyncio.Lock)
+    )
+    """Exits of one line of the broker's net, of whatever strategy, take turns from the look at it to their claim."""
 
     @activity.defn(name=order_work.PLACE_ORDER)
     async def place_order(self, place: PlaceInput) -> OrderView:
@@ -223,15 +231,40 @@ class BrokerCalls:
 
     async def _claim_and_send(self, found: JournalOrder, place: PlaceInput, leave: Held) -> JournalOrder:
         await failpoints.reached("place.before_claim")
-        deadline = time.monotonic() + place.durations.send_deadline
-        if found.intent is Intent.ENTRY:  # its age is judged once more, just before a byte leaves
-            left = found.order["age_limit_s"] - seconds_since(found.order["origin_at"])
-            deadline = min(deadline, time.monotonic() + left)
-        claim = await claim_send(self.journal, place.order_id, place.send_no, self.proof, place.durations.send_deadline)
+        async with self._covered(found) as cover:
+            deadline = time.monotonic() + place.durations.send_deadline
+            if found.intent is Intent.ENTRY:  # its age is judged once more, just before a byte leaves
+                left = found.order["age_limit_s"] - seconds_since(found.order["origin_at"])
+                deadline = min(deadline, time.monotonic() + left)
+            claim = await claim_send(
+                self.journal,
+                place.order_id,
+                place.send_no,
+                self.proof,
+                place.durations.send_deadline,
+                at_most=None if cover is None else cover.left,
+            )
         await failpoints.reached("place.after_claim")
         if claim.result is ClaimResult.CLAIMED:
             return await self._send(found, place, claim, deadline, leave)
+        if claim.result is ClaimResult.UNCOVERED and cover is not None:
+            raise _InDoubt(cover.told())
         return await self._not_claimed(found, place, claim)
+
+    @asynccontextmanager
+    async def _covered(self, found: JournalOrder) -> AsyncIterator[Cover | None]:
+        """What the broker's net leaves of an exit, in turn: nobody else of that line looks or claims meanwhile. None: no bound."""
+        if found.intent is not Intent.EXIT or self.covers is None:
+            yield None
+            return
+        line = tuple(str(found.order[name]) for name in ("exchange", "tradingsymbol", "product"))
+        async with self.covering[line]:
+            cover = await self.covers(found.order)
+            yield cover
+            if cover is not None and cover.left:
+                log.warning(
+                    "an exit goes no further than the broker's net", line=cover.line, net=cover.net, left=cover.left
+                )
 
     async def _of_another_account(self, found: JournalOrder, told: str) -> JournalOrder:
         """An entry ends here, unsent; an exit waits for a person, who puts the settings back: what it should close is there."""

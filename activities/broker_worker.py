@@ -93,10 +93,7 @@ async def _serve(ctx: ServiceContext, client: Client, journal: Journal, proof: L
     reader = BookReader(trader)
     bounds, cover = ExitBounds(journal, trader, reader), ExitCover(journal, trader)
 
-    async def holds_back(order: dict[str, Any]) -> str | None:
-        return await bounds.why_not(order) or await cover.why_not(order)
-
-    calls = BrokerCalls(journal, trader, reader, pacer, proof, calendar, trader.waits_for, holds_back)
+    calls = BrokerCalls(journal, trader, reader, pacer, proof, calendar, trader.waits_for, bounds.why_not, cover.of)
     commands = CommandCalls(
         CommandJournal(journal.engine, journal.broker), trader, reader, Pacer(trader.profile.commands), proof
     )

@@ -1,6 +1,7 @@
-"""Whether the broker still holds what an exit would close, where the last round of reconciliation says it does not. Sends nothing.
+"""How much of what an exit would close the broker still holds, where the last round of reconciliation says it is less. Sends nothing.
 
-Zerodha's square-off, or a person in Kite, may have closed it: an exit of ours would then open the opposite position.
+Zerodha's square-off, or a person in Kite, may have closed some of it: an exit of all of it would open the opposite position. What the
+broker's net leaves goes out now, for the risk of it is ours; the rest is a person's to settle.
 """
 
 from __future__ import annotations
@@ -22,14 +23,30 @@ from core.trading.types import Exchange, Intent, Product, Side
 
 
 @dataclass(frozen=True, slots=True)
+class Cover:
+    """What the broker's net of a line leaves to close, in units; never below zero. `line` and `net` are for people."""
+
+    line: str
+    net: int
+    left: int
+
+    def told(self) -> str:
+        """Why an exit waits."""
+        return (
+            f"waits: the broker's net of {self.line} is {self.net:+d}, which leaves nothing to close on this side: somebody else closed "
+            "what we hold. Settle it in Kite, or cancel this exit"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ExitCover:
     """Asked by the place activity of every exit; asks the broker only of lines that were found uncovered."""
 
     journal: Journal
     trader: Trader
 
-    async def why_not(self, order: dict[str, Any]) -> str | None:
-        """In words for a person; None where it may go. Raises the activity's "try again" where the broker cannot be read."""
+    async def of(self, order: dict[str, Any]) -> Cover | None:
+        """None where nothing bounds the exit. Raises the activity's "try again" where the broker cannot be read."""
         line = LineKey(Exchange(order["exchange"]), order["tradingsymbol"], Product(order["product"]))
         if str(line) not in (await load_standing(self.journal, order["account"])).uncovered.since:
             return None
@@ -42,13 +59,7 @@ class ExitCover:
             ) from error
         net = sum(row.quantity for row in positions if LineKey(row.exchange, row.tradingsymbol, row.product) == line)
         left = max(-net * Side(order["side"]).sign, 0) - await self._taken(order)
-        wanted = order["quantity"] - order["filled_quantity"]
-        if wanted <= left:
-            return None
-        return (
-            f"waits: the broker's net of {line} is {net:+d}, which leaves {max(left, 0)} to close for this exit of {wanted}: "
-            "somebody else closed what we hold. Settle it in Kite, or cancel this exit"
-        )
+        return Cover(str(line), net, max(left, 0))
 
     async def _taken(self, order: dict[str, Any]) -> int:
         """Units of the line that other exits of ours, of whatever strategy, may still close."""

@@ -62,6 +62,8 @@ class ClaimResult(StrEnum):
     """An exit with nothing left to exit. `told` when something is held: it was entered after the exit was decided."""
     WAITS = "WAITS"
     """An exit with nothing left to exit at the moment, while other orders of its position may still change that."""
+    UNCOVERED = "UNCOVERED"
+    """An exit of something held, of which `at_most` leaves nothing."""
     IN_DOUBT = "IN_DOUBT"
     """An exit that cannot know what is left: another order of its position is UNKNOWN, UNRESOLVED or being sent. An entry of an
     instrument of which another order of the account is UNKNOWN or UNRESOLVED."""
@@ -92,8 +94,10 @@ class LeaseProof:
     target: str
 
 
-async def claim_send(journal: Journal, order_id: UUID, send_no: int, proof: LeaseProof, deadline_s: float) -> Claim:
-    """Take the right to send. `deadline_s` is how long from now a byte may still leave.
+async def claim_send(
+    journal: Journal, order_id: UUID, send_no: int, proof: LeaseProof, deadline_s: float, *, at_most: int | None = None
+) -> Claim:
+    """Take the right to send. `deadline_s` is how long from now a byte may still leave; an exit sends no more than `at_most`.
 
     Raises:
         Transient: the database is away. Whether the claim was committed is then unknown, and nothing may be sent.
@@ -116,6 +120,10 @@ async def claim_send(journal: Journal, order_id: UUID, send_no: int, proof: Leas
                 if working is not None:
                     return Claim(ClaimResult.WAITS, told=working)
                 return Claim(ClaimResult.FLAT, told=_entered_anew(left.share.anew))
+            if at_most is not None:
+                quantity = min(quantity, at_most)
+            if quantity <= 0:
+                return Claim(ClaimResult.UNCOVERED)
         now = utc_now()
         claimed = await _CLAIM.rows(
             connection,

@@ -181,11 +181,13 @@ class _Case:
             self.breach(what, one.order_id)
         if one.intent is Intent.EXIT and status is OrderStatus.EXPIRED:
             self.breach("an exit EXPIRED: exits never do", one.order_id)
-        mine = evidence.planned(one, order, sends, self.facts.faults)
+        bare = self._nothing_at_the_broker(one, order)
+        mine = bare or evidence.planned(one, order, sends, self.facts.faults)
         if not mine:
             self._could_have_exited(one, order["ended_at"], f"ended {status} unsent")
         states = {row["state"] for row in sends}
         why = "absence proven" if self._doubted(one) else "refused by the broker" if "REFUSED" in states else None
+        why = "CANCELLED by a person: strangers had closed it" if bare else why
         self._unsent(one, why or _short(status, order["reason"]), planned=mine or self._nothing_to_leave(one))
 
     def _ends_of_sends(self, one: Planned) -> Iterator[str]:
@@ -226,6 +228,13 @@ class _Case:
         left = min(left, -booked * one.side.sign)
         if left > 0:
             self.breach(f"an exit {how}, and {left} were left to exit", one.order_id)
+
+    def _nothing_at_the_broker(self, one: Planned, order: dict[str, Any]) -> bool:
+        """An exit that a person cancelled when the account's net at the broker left it nothing to close: strangers had done so."""
+        if one.intent is not Intent.EXIT or not order["cancel_requested"] or order["ended_at"] is None:
+            return False
+        net = rounds.net_at_broker(self.facts, one.instrument, one.instrument_token, order["ended_at"])
+        return -net * one.side.sign <= 0
 
     def _nothing_to_leave(self, one: Planned) -> bool:
         """An exit whose entry never filled: it had nothing to do."""

@@ -7,7 +7,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime
 
+from core.trading.types import Side
 from sandbox.fault_kinds import FaultKind
 from tests.chaos.books import API
 from tests.chaos.facts import Facts
@@ -51,10 +53,22 @@ def wrongs(facts: Facts) -> Iterator[str]:
             yield f"drift in {key}: {line['drift']}, {due} were carried in by the plan: {line}"
 
 
-def _carried(facts: Facts) -> Counter[str]:
+def net_at_broker(facts: Facts, instrument: str, token: int, moment: datetime) -> int:
+    """The account's net of a line at a moment, signed units, from the broker's own book: ours, strangers', and what was carried in."""
+    traded = sum(
+        Side(row.side).sign * row.filled_by(moment)
+        for row in facts.book
+        if row.instrument_token == token and row.product == CARRY_PRODUCT
+    )
+    return traded + _carried(facts, moment).get(f"{instrument}:{CARRY_PRODUCT}", 0)
+
+
+def _carried(facts: Facts, until: datetime | None = None) -> Counter[str]:
     """Units that the sandbox's log says it carried into the day in the middle of it: nothing at Zerodha explains such, and it must show."""
     found: Counter[str] = Counter()
     for fault in facts.faults:
+        if until is not None and fault.at > until:
+            continue
         match = _CARRIED.match(fault.detail) if fault.kind == FaultKind.FOREIGN_POSITION else None
         if match:
             found[f"{fault.symbol}:{CARRY_PRODUCT}"] += int(match.group(1))

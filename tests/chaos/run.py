@@ -21,6 +21,7 @@ from tests.chaos import blows, facts, paper_check, plan, referee, saved, scorebo
 from tests.chaos.blows import Hand
 from tests.chaos.drive import Driver, Watch
 from tests.chaos.faults import Injector
+from tests.chaos.person import Person
 from tests.chaos.settle import settle
 from tests.chaos.verdict import Breach
 from tests.chaos.world import World
@@ -81,10 +82,12 @@ class Run:
             f"{len(plan.universe())} instruments, home {self.world.settings.home}"
         )
         began = time.monotonic()
+        desk = asyncio.create_task(Person(self.world).run())
         await self._trade()
         traded_s = time.monotonic() - began
         self.console.print("settling: everything thawed, faults off, waiting for every order to end")
         left = await settle(self.world)
+        desk.cancel()
         for kind, rows in left.items():
             if rows:
                 self.console.print(f"[red]still open after the bound: {len(rows)} {kind}[/]: {rows[:3]}")

@@ -39,6 +39,8 @@ other exits worked for, and none stays unsent while something is held. Fills, pr
 the paisa, in the journal, in Redis and on the log; each order's events lie there gapless, each id once. The last round of reconciliation
 has judged every line. Recovery is counted from the kill, or from SIGCONT, until the part is ready, every consumer's lag is as before
 and every order that was not in mid-send has moved on. Durations of the order path are divided by {factor} (absence is proven in seconds).
+Strangers trade in the account too: where their orders closed what an exit of ours was for, a person of the run cancels that exit, and
+the referee recomputes the account's net from the sandbox's book to see that nothing was left to close.
 
 The last run's scoreboard, written by the run itself:
 

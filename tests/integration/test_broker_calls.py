@@ -220,33 +220,37 @@ async def found_uncovered(world: JournalWorld, account: str, *lines: str) -> Non
         )
 
 
-async def test_an_exit_of_what_zerodha_has_squared_off_waits_for_a_person(world: JournalWorld) -> None:
+async def test_an_exit_goes_no_further_than_the_brokers_net_and_waits_where_that_leaves_nothing(
+    world: JournalWorld,
+) -> None:
     account = f"U{world.instance[-12:]}"
     trader = ToldTrader()
     at = calls(world, trader)
-    at.proof, at.holds_back = world.logged_in(account), ExitCover(world.journal, at.trader).why_not
+    at.proof, at.covers = world.logged_in(account), ExitCover(world.journal, at.trader).of
     await world.hold(Side.BUY, 10)
     await found_uncovered(world, account, "NSE:INFY:MIS")
     first, second, third = [
-        await world.order(Side.SELL, quantity, Intent.EXIT, account=account) for quantity in (10, 6, 6)
+        await world.order(Side.SELL, quantity, Intent.EXIT, account=account) for quantity in (6, 30, 30)
     ]
     waits = await place(at, first)
     assert waits.status is OrderStatus.PENDING
-    assert "the broker's net of NSE:INFY:MIS is +0, which leaves 0 to close for this exit of 10" in (waits.waits or "")
+    assert "the broker's net of NSE:INFY:MIS is +0, which leaves nothing to close" in (waits.waits or "")
     trader.net = -10  # somebody sold more than we hold: that is theirs
     assert (await place(at, first)).waits is not None
     assert (trader.placed, at.pacer.day_sent) == (0, 0)
     trader.net = 8  # bought back, in part
-    assert (await place(at, first)).waits is not None
-    assert (await place(at, second)).status is OrderStatus.SUBMITTED
-    assert "leaves 2 to close" in ((await place(at, third)).waits or "")
+    whole, cut, nothing = [await place(at, order_id) for order_id in (first, second, third)]
+    assert (whole.status, whole.quantity) == (OrderStatus.SUBMITTED, 6)
+    assert (cut.status, cut.quantity) == (OrderStatus.SUBMITTED, 2), "what the net leaves goes out now"
+    assert "leaves nothing to close" in (nothing.waits or "")
     trader.refusal = SessionExpired("403")
     with pytest.raises(ApplicationError, match="cannot be read before an exit"):
         await place(at, third)
     trader.refusal = None
     await found_uncovered(world, account)
     looked = trader.looked
-    assert (await place(at, first)).status is OrderStatus.SUBMITTED
+    whole = await place(at, third)
+    assert (whole.status, whole.quantity) == (OrderStatus.SUBMITTED, 2), "bounded by what is held alone"
     assert trader.looked == looked, "the broker is asked only where reconciliation found something"
 
 

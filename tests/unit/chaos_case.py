@@ -142,7 +142,7 @@ def filled(one: Planned) -> Facts:
         event(one, 3, EventType.ORDER_FILLED, OrderStatus.FILLED, **final),
     ]
     order = {
-        "order_id": one.order_id, "signal_id": one.signal_id, "status": "FILLED", "reason": None, "order_seq": 3,
+        "order_id": one.order_id, "signal_id": one.signal_id, "status": "FILLED", "reason": None, "order_seq": 3, "cancel_requested": False,
         "send_no": 1, "updated_at": T0, "created_at": T0, "ended_at": T0, **final,
     }  # fmt: skip
     fill = {

@@ -233,3 +233,18 @@ def test_a_denied_exit_is_told_where_something_was_left_to_exit() -> None:
     del facts.log[leave.order_id]
     facts.journal.decisions[leave.signal_id] |= {"accepted": False, "decided_at": after(30)}
     assert breaches_of(facts, entry, leave) == ["an exit was denied, and 10 were left to exit"]
+
+
+def test_an_exit_a_person_cancelled_is_told_unless_strangers_had_closed_what_it_was_for() -> None:
+    facts, entry, leave = unsent_exit("CANCELLED", "cancelled before it was sent")
+    facts.journal.orders[leave.order_id]["cancel_requested"] = True
+    told = ["an exit ended CANCELLED unsent, and 10 were left to exit"]
+    assert breaches_of(facts, entry, leave) == told
+    facts.faults = [fault("rms_square_off", detail="order 999: SELL 10 NSE:INFY MIS")]
+    squared = {"tag": None, "source": "rms", "trades": [BookTrade("T9", 4, PRICE, after(10))]}
+    facts.book.append(row_of(leave, "999", **squared))
+    assert breaches_of(facts, entry, leave) == told, "6 are still there"
+    facts.book[-1].trades = [BookTrade("T9", 10, PRICE, after(10))]
+    assert breaches_of(facts, entry, leave) == []
+    facts.book[-1].trades = [BookTrade("T9", 10, PRICE, after(40))]
+    assert breaches_of(facts, entry, leave) == told, "closed after the person cancelled"
