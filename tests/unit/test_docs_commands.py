@@ -13,8 +13,12 @@ import typer
 from api.app import create_app
 from cli.main import app
 from cli.setup import ensure_env
-from core.config import PROJECT_ROOT, load_settings
+from core.config import PROJECT_ROOT, Settings, load_settings
+from core.events.topics import all_topics
+from core.services import names, services
 from core.trading.risk import RULES
+from core.trading.types import Broker, KiteTarget
+from docker.native.stack import INFRA
 
 PAGES = [PROJECT_ROOT / "README.md", *sorted((PROJECT_ROOT / "docs").glob("*.md"))]
 OWN_FLAGS = {"sandbox"}
@@ -88,6 +92,15 @@ def test_routes_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for told in set(re.findall(r"/api/v1(/[a-z][\w/-]*\w)", page.read_text())):
             wanted = "/api/v1" + re.sub(r"/[A-Z][A-Z_]+", "/*", told)
             assert any(re.fullmatch(path.replace("*", "[^/]+"), wanted) for path in paths), f"{page.name}: {told}"
+
+
+def test_what_a_first_start_prints_is_what_there_is() -> None:
+    text = PAGES[0].read_text()
+    everything = services(Settings.model_construct(active_brokers=tuple(Broker), kite_target=KiteTarget.LOCAL))
+    assert f" {len(all_topics(4))} topics created" in text
+    assert f" {len(everything)} of {len(everything)} ready" in text
+    table = text.split("\npart  ")[1].split("```")[0]
+    assert re.findall(r"^([a-z-]+) +ready", table, re.M) == [*INFRA, *names(everything)]
 
 
 def test_codes_of_risk_exist() -> None:
