@@ -20,7 +20,7 @@ GRACE_S = 3
 
 
 class NoQueries(logging.Filter):
-    """Uvicorn's line about a WebSocket holds the whole address: what stands behind its `?` names a page, or may be a secret."""
+    """Uvicorn's lines about a WebSocket or a request hold the whole address: what stands behind its `?` may be a secret."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
@@ -59,7 +59,8 @@ async def main(ctx: ServiceContext) -> None:
         StopTheStart: the port is taken.
     """
     listener = _listen(ctx.settings)
-    logging.getLogger("uvicorn.error").addFilter(NO_QUERIES)
+    for name in ("uvicorn.error", "uvicorn.access"):  # the second is off, unless somebody turns it on
+        logging.getLogger(name).addFilter(NO_QUERIES)
     config = uvicorn.Config(
         create_app(ctx.settings),
         log_config=None,
