@@ -84,6 +84,13 @@ def test_make_targets_exist() -> None:
     assert {row for row in told if row[1] not in there} == set()
 
 
+def test_make_help_has_a_sentence_for_every_target() -> None:
+    text = (PROJECT_ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.+)$", text, re.M)
+    assert phony is not None
+    assert set(phony[1].split()) == set(re.findall(r"^([a-z]+):.*## \w.{10,}$", text, re.M))
+
+
 def test_routes_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALPHA_PANDA_HOME", str(tmp_path))
     ensure_env(tmp_path)

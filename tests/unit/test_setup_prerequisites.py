@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,6 +78,25 @@ def test_nothing_is_installed_while_something_else_is_in_the_way(monkeypatch: py
     monkeypatch.setattr(prerequisites.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(prerequisites.subprocess, "run", lambda *a, **k: pytest.fail("installed something"))
     assert not prerequisites.offer(Findings(missing={"Maven": ("maven",)}, other=["Port 1 is taken"]))
+
+
+@pytest.mark.parametrize("name", ["YES", "CI"])
+def test_what_is_missing_is_installed_unasked_where_that_was_said(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+
+    def run(words: list[str], **_: object) -> object:
+        ran.append(words)
+        return subprocess.CompletedProcess(words, 0)
+
+    for each in ("YES", "CI"):
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, "1" if name == "YES" else "true")
+    monkeypatch.setattr(prerequisites.shutil, "which", lambda program: f"/usr/bin/{program}")
+    monkeypatch.setattr(prerequisites.subprocess, "run", run)
+    assert prerequisites.offer(Findings(missing={"Maven": ("maven",)}))
+    ((shell, _, line),) = ran
+    assert shell == "sh"
+    assert line.endswith("apt-get install -y --no-install-recommends maven")
 
 
 def test_nobody_is_asked_where_nobody_can_answer(monkeypatch: pytest.MonkeyPatch) -> None:
