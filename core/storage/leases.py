@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, or_, select, text, update
+from sqlalchemy import func, or_, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -89,16 +89,6 @@ class Lease:
                 .values(expires_at=func.clock_timestamp())
             )
         self.epoch = None
-
-    async def holder_now(self) -> str | None:
-        async with transient(f"reading lease {self.name}"), self.engine.connect() as connection:
-            return (
-                await connection.execute(
-                    select(self.table.holder).where(
-                        self.table.name == self.name, self.table.expires_at >= func.clock_timestamp()
-                    )
-                )
-            ).scalar_one_or_none()
 
     async def hold(
         self,
