@@ -261,7 +261,8 @@ async def _not_moved(world: World, before: dict[Broker, dict[str, int]]) -> list
             return ["PostgreSQL does not answer"]
         still = [row for row in rows if row["order_seq"] == steps[row["order_id"]]]
         resting = await _resting(world, broker, still)
-        left += [row["order_id"] for row in still if row["broker_order_id"] not in resting]
+        waits = resting | world.bare
+        left += [row["order_id"] for row in still if waits.isdisjoint({row["broker_order_id"], row["order_id"]})]
     return left
 
 

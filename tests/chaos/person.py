@@ -33,7 +33,9 @@ class Person:
     async def run(self) -> None:
         """Until cancelled. Looks again and again, whatever is away."""
         while True:
-            for order_id in await self._bare():
+            bare = await self._bare()
+            self._world.bare.update(bare)
+            for order_id in bare:
                 await self._cancel(order_id)
             await asyncio.sleep(LOOK_S)
 

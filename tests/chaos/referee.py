@@ -5,6 +5,7 @@ Sources: the intents written before the run, and each broker's own book. The jou
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -107,8 +108,9 @@ class _Case:
         rows = self.reached[one.order_id]
         decision = self.facts.journal.decisions.get(one.signal_id)
         order = self.facts.journal.orders.get(one.order_id)
-        if len(rows) > 1:
-            self.verdict.duplicates += len(rows) - 1
+        twice = sum(not _follows(one, earlier, later) for earlier, later in itertools.pairwise(rows))
+        if twice:
+            self.verdict.duplicates += twice
             self.breach(f"{len(rows)} orders at the broker for one intent", one.order_id)
         if decision is None:
             self.verdict.lost += 1
@@ -134,7 +136,10 @@ class _Case:
     def _sent(self, one: Planned, order: dict[str, Any], rows: list[BookOrder]) -> None:
         """The journal tells the same end, fills and prices as the broker's book."""
         status, row = OrderStatus(order["status"]), rows[-1]
-        if status not in BOOK_END.get(row.status, set()) and len(rows) == 1:
+        if self._ended_between_sends(one, order, rows):
+            if status is OrderStatus.CANCELLED and not self._nothing_at_the_broker(one, order):
+                self._could_have_exited(one, order["ended_at"], f"ended {status} after {len(rows)} sends")
+        elif status not in BOOK_END.get(row.status, set()):
             self.breach(f"ended {status}, in the broker's book it stands at {row.status}", one.order_id)
         for each in rows:
             for what in accepted.differences(one, each):
@@ -145,7 +150,9 @@ class _Case:
         filled = sum(deal.quantity for deal in deals)
         if filled != sum(each.filled_quantity for each in rows):
             self.breach("the broker's trades do not add up to its own order", one.order_id)
-        whole = one.quantity if one.intent is Intent.ENTRY else row.placed
+        if filled > one.quantity:
+            self.breach(f"filled {filled} with {len(rows)} orders, the intent asked for {one.quantity}", one.order_id)
+        whole = one.quantity if one.intent is Intent.ENTRY else sum(each.placed for each in rows)
         if status is OrderStatus.FILLED and filled != whole:
             self.breach(f"FILLED with {filled} of {whole}", one.order_id)
         if order["filled_quantity"] != filled:
@@ -166,6 +173,13 @@ class _Case:
         realized = sum((fill["realized_pnl"] for fill in self.facts.journal.fills[one.order_id]), Decimal(0))
         if not same(order["realized_pnl"], realized):
             self.breach(f"PnL {order['realized_pnl']}, its fills realised {realized}", one.order_id)
+
+    def _ended_between_sends(self, one: Planned, order: dict[str, Any], rows: list[BookOrder]) -> bool:
+        """An exit all of whose orders at the broker filled whole, and whose next send was never claimed or was refused: it had gone on."""
+        last = max(self.facts.journal.sends[one.order_id], key=lambda send: int(send["send_no"]))
+        unsent = last["state"] == "ABSENT" and last["claimed_at"] is None and order["status"] == "CANCELLED"
+        refused = last["state"] == "REFUSED" and order["status"] == "REJECTED"
+        return one.intent is Intent.EXIT and (unsent or refused) and all(map(_whole, rows))
 
     def _not_sent(self, one: Planned, order: dict[str, Any], status: OrderStatus) -> None:
         """No order at the broker: the journal must say why, and have the evidence."""
@@ -370,6 +384,17 @@ def unknown_seconds(facts: Facts, order_id: UUID) -> list[float]:
             if ended is not None:
                 found.append((ended - row["created_at"]).total_seconds())
     return found
+
+
+def _whole(row: BookOrder) -> bool:
+    return row.status == "COMPLETE" and row.filled_quantity == row.placed
+
+
+def _follows(one: Planned, earlier: BookOrder, later: BookOrder) -> bool:
+    """An exit is a goal: another order of it may follow one that had filled whole before. Anything else is a duplicate."""
+    if one.intent is not Intent.EXIT or not _whole(earlier):
+        return False
+    return earlier.ended_at is not None and later.accepted_at is not None and earlier.ended_at <= later.accepted_at
 
 
 def _codes(denials: str) -> str:

@@ -55,6 +55,8 @@ class World:
         self.names = names(services(system.settings))
         self.rounds: dict[Broker, dict[str, Any]] = {}
         """The last round of reconciliation of each broker, as the public command printed it."""
+        self.bare: set[str] = set()
+        """Exits that wait for a person, because the broker's net leaves them nothing to close."""
         self._pool: asyncpg.Connection | None = None
         self._turn = asyncio.Lock()
 

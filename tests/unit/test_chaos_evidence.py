@@ -248,3 +248,16 @@ def test_an_exit_a_person_cancelled_is_told_unless_strangers_had_closed_what_it_
     assert breaches_of(facts, entry, leave) == []
     facts.book[-1].trades = [BookTrade("T9", 10, PRICE, after(40))]
     assert breaches_of(facts, entry, leave) == told, "closed after the person cancelled"
+
+
+def test_a_further_order_of_an_exit_is_told_unless_the_one_before_had_filled_whole() -> None:
+    """An exit is a goal: cut to what was held, it goes on when more of it is there."""
+    facts, entry, leave = entered_and_left(6)
+    facts.book.append(row_of(leave, "B3", 2, accepted_at=after(7), ended_at=after(8), trades=[]))
+    twice = "2 orders at the broker for one intent"
+    assert twice not in breaches_of(facts, entry, leave)
+    facts.book[-1] = replace(facts.book[-1], accepted_at=after(5.5))
+    assert twice in breaches_of(facts, entry, leave), "the first still worked"
+    facts.book[-1] = replace(facts.book[-1], accepted_at=after(7))
+    facts.book[1] = replace(facts.book[1], status="CANCELLED")
+    assert twice in breaches_of(facts, entry, leave)
