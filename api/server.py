@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 
 from api.app import create_app
+from api.wire import BoundedHead
 from core.config import Settings
 from core.errors import StopTheStart
 from core.service import ServiceContext
@@ -63,6 +64,7 @@ async def main(ctx: ServiceContext) -> None:
         logging.getLogger(name).addFilter(NO_QUERIES)
     config = uvicorn.Config(
         create_app(ctx.settings),
+        http=BoundedHead,
         log_config=None,
         access_log=False,
         server_header=False,
