@@ -28,6 +28,7 @@ from core.errors import StopTheStart, Transient
 from core.events import topics as names
 from core.health import HealthReporter
 from core.messaging import dlq, security
+from core.messaging.bounded import within
 from core.messaging.groups import check_offsets, group_of
 from core.messaging.partition import Duties, PartitionWorker
 from core.messaging.producer import EventProducer
@@ -313,8 +314,7 @@ class ConsumerRunner:
             self._pending.task.cancel()
             self._pending = None
         try:
-            async with asyncio.timeout(LEAVE_S / 4):
-                await consumer.stop()
+            await within(LEAVE_S / 4, consumer.stop(), f"{self.group} leaves")
         except TimeoutError:
             log.warning("consumer not closed cleanly", group=self.group)
             if not asked:

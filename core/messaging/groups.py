@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 from core.config import Settings
 from core.errors import StopTheStart
 from core.messaging import security
+from core.messaging.bounded import closed
 from core.trading.types import Broker
 from core.waiting import pauses
 
@@ -65,8 +66,8 @@ async def _offsets(
             there = await consumer.topics()
             return committed, await consumer.end_offsets([each for each in committed if each.topic in there])
     finally:
-        await admin.close()
-        await consumer.stop()
+        await closed(admin.close(), "group-look-close")
+        await closed(consumer.stop(), "group-look-close")
 
 
 def lost(partition: str, end: int, reader: str, at: int) -> str:

@@ -14,6 +14,7 @@ from core import metrics
 from core.config import Settings
 from core.errors import Transient
 from core.messaging import security
+from core.messaging.bounded import closed
 from core.messaging.groups import PREFIX
 
 ASK_S = 10.0
@@ -81,7 +82,7 @@ async def _committed(settings: Settings) -> dict[str, dict[TopicPartition, int]]
     except (KafkaError, TimeoutError, OSError) as error:
         raise _away(settings, error) from error
     finally:
-        await admin.close()
+        await closed(admin.close(), "lag-look-close")
 
 
 async def bounds(
@@ -108,7 +109,7 @@ async def bounds(
     except (KafkaError, TimeoutError, OSError) as error:
         raise _away(settings, error) from error
     finally:
-        await consumer.stop()
+        await closed(consumer.stop(), "lag-look-close")
 
 
 def _away(settings: Settings, error: BaseException) -> Transient:

@@ -26,6 +26,7 @@ from core.config import Settings
 from core.errors import Poison, Transient
 from core.events.envelope import Envelope
 from core.messaging import security
+from core.messaging.bounded import within
 from core.routing import kafka_credentials
 from core.trading.types import Broker
 
@@ -208,8 +209,7 @@ class EventProducer:
             request_timeout_ms=REQUEST_MS,
         )
         try:
-            async with asyncio.timeout(START_S):
-                await producer.start()
+            await within(START_S, producer.start(), "producer-start")
         except (KafkaConnectionError, TimeoutError, OSError) as error:
             await _abandon(producer)
             await security.probe(self._settings, self._broker)  # says why, where it can
@@ -235,8 +235,7 @@ class EventProducer:
 async def _close(producer: AIOKafkaProducer) -> None:
     """Flush and close. An idempotent producer flushes for ever while the log is away, so the wait is bounded."""
     try:
-        async with asyncio.timeout(STOP_S):
-            await producer.stop()
+        await within(STOP_S, producer.stop(), "producer-close")
     except (TimeoutError, KafkaError) as error:
         log.error("closed with events not acknowledged", error=repr(error))
         await _abandon(producer)
@@ -251,5 +250,4 @@ async def _abandon(producer: AIOKafkaProducer) -> None:
         sender.cancel()
         await asyncio.wait({sender}, timeout=STOP_S / 2)  # only waited for: it may end cancelled or with an error
     with contextlib.suppress(TimeoutError, KafkaError):
-        async with asyncio.timeout(STOP_S / 2):
-            await producer.client.close()
+        await within(STOP_S / 2, producer.client.close(), "producer-abandon")

@@ -16,6 +16,7 @@ from core import logging
 from core.config import Settings
 from core.errors import StopTheStart, Transient
 from core.messaging import groups, security
+from core.messaging.bounded import closed
 from core.messaging.records import Record, fetching, record_of
 from core.trading.types import Broker
 
@@ -80,7 +81,7 @@ class LogReader:
                 consumer.assign(self._partitions)
                 await self._place(consumer, offsets)
         except BaseException as error:
-            await _stop(consumer)
+            await closed(consumer.stop(), "reader-close")
             if isinstance(error, KafkaError | TimeoutError | OSError):
                 raise self._away(error) from error
             raise
@@ -148,7 +149,7 @@ class LogReader:
     async def stop(self) -> None:
         if self._consumer is not None:
             consumer, self._consumer = self._consumer, None
-            await _stop(consumer)
+            await closed(consumer.stop(), "reader-close")
 
     def _started(self) -> AIOKafkaConsumer:
         if self._consumer is None:
@@ -167,17 +168,3 @@ class LogReader:
         return Transient(
             f"Kafka at {self._settings.kafka_bootstrap} does not answer: {type(error).__name__}", part=security.PART
         )
-
-
-async def _stop(consumer: AIOKafkaConsumer) -> None:
-    """Close it, for a bounded time. A task of its own: aiokafka's fetcher may swallow a cancel, and then whoever awaits it in person
-    waits for ever, whatever timeout lies around."""
-    closing = asyncio.create_task(consumer.stop(), name="reader-close")
-    done, _ = await asyncio.wait({closing}, timeout=ASK_S / 2)
-    if not done:
-        closing.cancel()
-        log.warning("reader not closed cleanly", error=f"not within {ASK_S / 2:g} s")
-    elif not closing.cancelled() and (error := closing.exception()) is not None:
-        if not isinstance(error, KafkaError):
-            raise error
-        log.warning("reader not closed cleanly", error=repr(error))

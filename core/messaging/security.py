@@ -21,6 +21,7 @@ from aiokafka.errors import (
 
 from core.config import Settings
 from core.errors import StopTheStart, Transient
+from core.messaging.bounded import closed
 from core.routing import kafka_credentials
 from core.trading.types import Broker
 from core.waiting import pauses
@@ -104,7 +105,7 @@ async def topics_seen(settings: Settings, broker: Broker | None = None) -> set[s
             f"Kafka at {settings.kafka_bootstrap} does not answer: {type(error).__name__}", part=PART
         ) from error
     finally:
-        await consumer.stop()
+        await closed(consumer.stop(), "log-check-close")
 
 
 async def check_once(settings: Settings, topics: Iterable[str], broker: Broker | None = None) -> None:
