@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, func, literal_column, or_, select
+from sqlalchemy import ColumnElement, Integer, Select, and_, bindparam, func, literal_column, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.storage.fills import FILLS, ORDERS, lock_position
 from core.storage.models import SendRow, table_of
+from core.storage.statements import Statement
 from core.trading.exits import Moved, Share, share
 from core.trading.orders import Step
 from core.trading.types import Intent, OrderStatus, SendState, Side
@@ -26,6 +26,8 @@ WORKING = (SendState.SENDING, SendState.SENT, SendState.UNKNOWN)
 
 _LATE: ColumnElement[str] = literal_column(f"'{SendState.LATE}'")
 """Spelled out, not bound: the few rows are found by the partial index of that state."""
+
+_POSITION = ("instance", "instrument_token", "product")
 
 _CLOCKS = timedelta(days=1)
 """How far an exchange's time of a fill may lie before the moment it was booked; what is older was booked before any exit asked."""
@@ -86,7 +88,7 @@ async def _since_decided(connection: AsyncConnection, order: dict[str, Any]) -> 
         select(FILLS.c.side, FILLS.c.quantity, (ORDERS.c.created_at > decided).label("younger"))
         .join(ORDERS, ORDERS.c.order_id == FILLS.c.order_id)
         .where(
-            *(FILLS.c[name] == order[name] for name in ("instance", "instrument_token", "product")),
+            *(FILLS.c[name] == order[name] for name in _POSITION),
             FILLS.c.filled_at > decided - _CLOCKS,
             FILLS.c.recorded_at > decided,
         )
@@ -139,7 +141,7 @@ async def more_to_exit(
         return None  # somebody reduced it in the broker's own app: that stays
     left = (await left_to_exit(connection, order)).quantity - new
     if left > 0:
-        return f"goes on: {left} of what it is to close were filled since it was sent"
+        return f"goes on: {left} of what it is to close are left"
     entry = await _one_open(connection, order, _entry_before(order))
     return None if entry is None else f"goes on: {entry}"
 
@@ -149,10 +151,11 @@ async def unexited(connection: AsyncConnection, order: dict[str, Any]) -> str | 
     if order["filled_quantity"] == 0:
         return None
     if order["intent"] == Intent.ENTRY:
-        exit_id = await _exit_that_ended(connection, order)
-        return (
-            None if exit_id is None else f"exit {exit_id}, decided later, had closed the position before this filled on"
-        )
+        key = {name: order[name] for name in (*_POSITION, "created_at", "order_id")}
+        ended = await _EXIT_ENDED.rows(connection, **key, sign=Side(order["side"]).sign)
+        if not ended:
+            return None
+        return f"exit {ended[0]['order_id']}, decided later, had closed the position before this filled on"
     if order["status"] != OrderStatus.FILLED or order["filled_quantity"] < order["quantity"]:
         return None
     left = await left_to_exit(connection, order)
@@ -163,31 +166,33 @@ async def unexited(connection: AsyncConnection, order: dict[str, Any]) -> str | 
     )
 
 
-async def _exit_that_ended(connection: AsyncConnection, entry: dict[str, Any]) -> UUID | None:
-    """An exit of the position decided after this entry, that had ended, with the position flat, when the entry filled on."""
+def _exit_ended_statement() -> Select[Any]:
+    """An exit of the position decided after an entry, that had ended, with the position flat, when the entry filled on."""
     later = ORDERS.alias("later")
-    query = (
+    return (
         select(later.c.order_id)
         .join(FILLS, FILLS.c.recorded_at > later.c.ended_at)
         .where(
-            *(later.c[name] == entry[name] for name in ("instance", "instrument_token", "product")),
-            later.c.created_at > entry["created_at"],
-            later.c.intent == Intent.EXIT.value,
+            *(later.c[name] == bindparam(name, type_=ORDERS.c[name].type) for name in _POSITION),
+            later.c.created_at > bindparam("created_at", type_=ORDERS.c.created_at.type),
+            later.c.intent == literal_column(f"'{Intent.EXIT}'"),
             later.c.filled_quantity > 0,
-            FILLS.c.order_id == entry["order_id"],
-            FILLS.c.position_quantity == FILLS.c.quantity * Side(entry["side"]).sign,
+            FILLS.c.order_id == bindparam("order_id", type_=FILLS.c.order_id.type),
+            FILLS.c.position_quantity == FILLS.c.quantity * bindparam("sign", type_=Integer),
         )
         .limit(1)
     )
-    found: UUID | None = await connection.scalar(query)
-    return found
+
+
+_EXIT_ENDED = Statement(_exit_ended_statement())
+"""Asked at each fold of an entry that has filled."""
 
 
 # how -----------------------------------------------------------------------------------------------------------------
 
 
 def _same_position(order: dict[str, Any]) -> list[ColumnElement[bool]]:
-    return [ORDERS.c[name] == order[name] for name in ("instance", "instrument_token", "product")]
+    return [ORDERS.c[name] == order[name] for name in _POSITION]
 
 
 async def _in_doubt(connection: AsyncConnection, others: ColumnElement[bool]) -> Doubt | None:
