@@ -15,20 +15,27 @@ import pytest
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from control import limits
+from control.acts import Act
+from control.connections import Connections
 from core import failpoints
 from core.config import PROJECT_ROOT, Settings
 from core.events import topics
 from core.events.payloads import ConfigChanged
+from core.ids import new_id
+from core.messaging.dlq_depth import dlq_depth
 from core.messaging.producer import EventProducer
 from core.storage import redis
 from core.storage.db import config_engine
 from core.storage.models import StrategyRow, table_of
 from core.storage.models_people import StrategyChangeRow
 from core.storage.strategies import StrategyConfig, load_strategies
-from core.storage.strategy_changes import change_strategy, publish_changes
+from core.storage.strategy_changes import STRATEGY, change_strategy, publish_changes
+from core.trading.risk.limits import Scope
 from core.trading.types import Broker
 from streams.runner_status import read
 from streams.strategy_runner import main
+from tests.fixtures.people import TESTER
 from tests.integration import risk_world
 from tests.integration.feed_world import (
     TITAN,
@@ -81,7 +88,8 @@ async def row_of(engine: AsyncEngine, strategy_id: str) -> StrategyConfig:
 
 async def recorded(engine: AsyncEngine) -> list[dict[str, Any]]:
     async with engine.connect() as connection:
-        rows = (await connection.execute(select(CHANGES).order_by(CHANGES.c.version))).mappings().all()
+        query = select(CHANGES).where(CHANGES.c.what == STRATEGY).order_by(CHANGES.c.version)
+        rows = (await connection.execute(query)).mappings().all()
     return [dict(row) for row in rows]
 
 
@@ -95,13 +103,13 @@ async def test_a_changed_parameter_decides_from_the_next_tick_and_a_pause_ends_i
     settings: Settings, world: World, engine: AsyncEngine, tmp_path: Path
 ) -> None:
     await world.reset(make_row(parameters={"bar_s": 5, "fast": 2, "slow": 20}))
-    connection = redis.client(settings)
+    connection, links = redis.client(settings), Connections(settings, "test")
 
     async def standing() -> tuple[str, int]:
         (row,) = await read(connection, PAPER)
         return row["state"], row["version"]
 
-    tape = Tape()
+    tape, dead = Tape(), await dlq_depth(settings, engine)
     async with watching(settings, topics.signals_raw(PAPER)) as watcher, running(NAME, main, settings, tmp_path):
         await well("set", "s", "--param", "slow=3", "--by", "ann", "--reason", "faster")
         await eventually(standing, lambda seen: seen[1] == 2, within_s=10)
@@ -109,13 +117,16 @@ async def test_a_changed_parameter_decides_from_the_next_tick_and_a_pause_ends_i
         await watcher.until(lambda events: len(events) >= 1)
         assert [signal.strategy_version for signal in watcher.signals] == [2]
 
-        await well("pause", "s")
+        await limits.change(links, Act(TESTER, new_id()), Scope.STRATEGY, "nobodys", {"max_position": 7})
+        await well("pause", "s")  # on the same partition, after the change of limits
         await eventually(standing, lambda seen: seen[0] == "inactive", within_s=10)
+        assert await dlq_depth(settings, engine) == dead
         await world.tick(*tape.ticks(*FALL_AND_RISE, *FALL_AND_RISE))
         await well("activate", "s")
         await eventually(standing, lambda seen: seen[1] == 4, within_s=10)
         await watcher.drain()
     await connection.aclose()
+    await links.close()
     assert len(watcher.signals) == 1, "a paused strategy signals nothing"
     assert [(row["version"], row["published_at"] is not None) for row in await recorded(engine)] == [
         (2, True), (3, True), (4, True)
