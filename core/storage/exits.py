@@ -107,7 +107,12 @@ async def still_working(connection: AsyncConnection, order: dict[str, Any]) -> s
 
 
 def _entry_before(order: dict[str, Any]) -> ColumnElement[bool]:
-    return and_(ORDERS.c.intent == Intent.ENTRY.value, ORDERS.c.created_at <= order["created_at"])
+    """One on the exit's own side opens nothing that the exit could close."""
+    return and_(
+        ORDERS.c.intent == Intent.ENTRY.value,
+        ORDERS.c.side != order["side"],
+        ORDERS.c.created_at <= order["created_at"],
+    )
 
 
 async def _one_open(connection: AsyncConnection, order: dict[str, Any], like: ColumnElement[bool]) -> str | None:

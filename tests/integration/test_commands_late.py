@@ -274,6 +274,11 @@ async def test_an_exit_of_nothing_waits_for_an_entry_that_may_still_fill(world: 
     assert (await world.claim(leave)).quantity == 7
 
 
+async def test_an_exit_does_not_wait_for_an_entry_on_its_own_side(world: CommandWorld) -> None:
+    await world.sent(await world.order(Side.SELL, order_type="LIMIT", price=Decimal(110)))
+    assert (await world.claim(await world.order(Side.SELL, 10, Intent.EXIT))).result is ClaimResult.FLAT
+
+
 async def test_an_exit_does_not_wait_for_an_entry_that_was_decided_after_it(world: CommandWorld) -> None:
     leave = await world.order(Side.SELL, 10, Intent.EXIT)
     await world.sent(await world.order())
