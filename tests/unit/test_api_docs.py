@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from pydantic import BaseModel
 
 from api.app import create_app
@@ -14,9 +15,14 @@ from api.examples import ANSWERS, ASKED
 from tests.strategy_world import make_settings
 
 
+@pytest.fixture(scope="module")
+def app() -> FastAPI:
+    return create_app(make_settings())
+
+
 @pytest.mark.parametrize("page", ["/docs", "/redoc"])
-async def test_a_documentation_page_asks_no_other_host(page: str) -> None:
-    transport = httpx.ASGITransport(app=create_app(make_settings()))
+async def test_a_documentation_page_asks_no_other_host(app: FastAPI, page: str) -> None:
+    transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         answer = await client.get(page)
         assert answer.status_code == 200
@@ -37,8 +43,8 @@ def _shown(document: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
     return dict(document["components"]["schemas"][schema["$ref"].rsplit("/", 1)[-1]])
 
 
-def test_every_body_and_every_answer_has_an_example_and_every_route_words() -> None:
-    document = create_app(make_settings()).openapi()
+def test_every_body_and_every_answer_has_an_example_and_every_route_words(app: FastAPI) -> None:
+    document = app.openapi()
     asked = told = 0
     for path, operations in document["paths"].items():
         for method, operation in operations.items():

@@ -67,8 +67,13 @@ def make_letter(offset: int, closed: Closed | None = None) -> Letter:
     return Letter(Record(topics.dlq("paper.signals.raw"), 3, offset, b"a:b", b'{"odd": 1}', headers, 0), closed)
 
 
-@pytest.fixture
-def app(monkeypatch: pytest.MonkeyPatch) -> FastAPI:
+@pytest.fixture(scope="module")
+def app() -> FastAPI:
+    return create_app(make_settings())
+
+
+@pytest.fixture(autouse=True)
+def an_admin_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     async def somebody(_: Any) -> Actor:
         return ADMIN
 
@@ -78,7 +83,6 @@ def app(monkeypatch: pytest.MonkeyPatch) -> FastAPI:
     monkeypatch.setattr(auth, "actor_of", somebody)
     monkeypatch.setattr(requests, "begin", nothing)
     monkeypatch.setattr(requests, "answered", nothing)
-    return create_app(make_settings())
 
 
 @pytest.fixture
