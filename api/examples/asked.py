@@ -7,9 +7,16 @@ from typing import Any
 from pydantic import BaseModel
 
 from api.routers import alert_channels, auth, operations, order_commands, people, strategy_changes
+from core.events import topics
+from core.trading.types import Broker
 
 ORDER = "01999c2a-7b10-7c3e-9a51-2f60c1d4e8a7"
-LETTERS = {"letters": ["paper.signals.raw/3/41"], "reason": "the strategy is mended", "force": False, "dry_run": False}
+LETTERS = {
+    "letters": [f"{topics.signals_raw(Broker.PAPER)}/3/41"],
+    "reason": "the strategy is mended",
+    "force": False,
+    "dry_run": False,
+}
 
 ASKED: dict[type[BaseModel], dict[str, Any]] = {
     auth.Login: {"name": "admin", "password": "four-groups-of-five", "cookies": False},
@@ -20,7 +27,7 @@ ASKED: dict[type[BaseModel], dict[str, Any]] = {
     people.Nothing: {"reason": "forgot it"},
     people.NewKey: {"name": "my bot", "role": "trader", "scopes": ["read", "orders"], "reason": "places hedges"},
     order_commands.Ticket: {
-        "broker": "paper",
+        "broker": Broker.PAPER.value,
         "strategy": "momentum-demo",
         "instrument": "NSE:INFY",
         "side": "BUY",
@@ -51,12 +58,17 @@ ASKED: dict[type[BaseModel], dict[str, Any]] = {
     },
     strategy_changes.Change: {"set": {"slow": 34}, "capital": "300000", "reason": "fewer turns"},
     strategy_changes.Because: {"reason": "results today"},
-    strategy_changes.OptIn: {"broker": "zerodha", "target": "local", "typed": "local", "reason": "four green weeks"},
-    strategy_changes.OptOut: {"broker": "zerodha", "reason": "back to paper"},
+    strategy_changes.OptIn: {
+        "broker": Broker.ZERODHA.value,
+        "target": "local",
+        "typed": "local",
+        "reason": "four green weeks",
+    },
+    strategy_changes.OptOut: {"broker": Broker.ZERODHA.value, "reason": "back to paper"},
     strategy_changes.SetLimits: {"limits": {"max_position": 500, "max_day_loss": "5000"}, "reason": "smaller"},
-    operations.Engage: {"broker": "paper", "typed": "kill", "reason": "prices look wrong"},
-    operations.Release: {"broker": "paper", "typed": "release", "reason": "prices are right again"},
-    operations.RunNow: {"broker": "paper", "reason": "after the outage"},
+    operations.Engage: {"broker": Broker.PAPER.value, "typed": "kill", "reason": "prices look wrong"},
+    operations.Release: {"broker": Broker.PAPER.value, "typed": "release", "reason": "prices are right again"},
+    operations.RunNow: {"broker": Broker.PAPER.value, "reason": "after the outage"},
     operations.Letters: LETTERS,
     operations.LogIn: {
         "redirect": "http://127.0.0.1:28000/?status=success&request_token=AbCdEf",
