@@ -57,6 +57,8 @@ SIGNAL_ID = UUID("01999c2a-7af0-7d21-8c11-4b7be90a6f03")
 REQUEST_ID = UUID("01999c2b-10aa-7e5c-a2c4-6d0f5b9e7712")
 EVENT_ID = UUID("01999c2b-2c41-7b0e-b4a1-97c2d3e4f501")
 PAPER, NAME, INSTANCE, INFY = Broker.PAPER, "momentum-demo", "momentum-demo@paper", "NSE:INFY"
+SHORTENED = "Vb0Jc1bq9x…"
+"""Stands for tokens and passwords."""
 PRICE, CHARGES, NONE = Decimal("1500.00"), Decimal("3.12"), Decimal("0.00")
 
 SIGNAL = Signal(
@@ -231,7 +233,7 @@ ME = auth.Me(
     via="session",
     target="local",
     real_money=False,
-    csrf_token="9f2c…",  # noqa: S106
+    csrf_token=SHORTENED,
 )
 TOLD = alert_channels.ToldAlert(
     alert_id=EVENT_ID, kind="drift", subject="PAPER", message="paper: INFY MIS drifts by 50: the broker has 100, we have 50",
@@ -255,13 +257,13 @@ URL = "https://kite.zerodha.com/connect/login?v=3&api_key=…"
 ANSWERS: tuple[BaseModel, ...] = (
     Live(),
     Ready(ready=True, at=AT, simulated=True, parts=[Part(name="kafka", kind="server", ready=True, reason="")]),
-    auth.Tokens(access_token="eyJhbGciOi…", expires_in=900, refresh_token="Vb0Jc1bq…", session_ends_at=ENDS, me=ME),  # noqa: S106
+    auth.Tokens(access_token=SHORTENED, expires_in=900, refresh_token=SHORTENED, session_ends_at=ENDS, me=ME),
     ME,
     people.UserList(users=[USER]),
-    people.UserWithPassword(user=USER, password="four-groups-of-five"),  # noqa: S106
+    people.UserWithPassword(user=USER, password=SHORTENED),
     USER,
     people.KeyList(keys=[KEY]),
-    people.KeyWithSecret(key=KEY, secret="ap_1f0c2b7a9d3e_…"),  # noqa: S106
+    people.KeyWithSecret(key=KEY, secret=SHORTENED),
     KEY,
     people.AuditPage(entries=[AUDIT], next=None),
     OrderPage(orders=[SUMMARY], next=None),
