@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
+from urllib.parse import urlencode
 
 from fastapi import Depends, Header, Request, Response
 
@@ -23,6 +24,8 @@ from core.storage import requests
 A = TypeVar("A", bound=Answer)
 
 REPLAYED = "Idempotent-Replayed"
+WAIT = "wait"
+"""How long somebody waits for an outcome is no part of what they ask."""
 
 Key = Annotated[
     str,
@@ -52,6 +55,16 @@ class Asking:
         assert self.actor.user_id is not None  # only the command line acts without a user
         return Act(self.actor, ids.derive(self.actor.user_id, "request", self.key), reason)
 
+    async def same(self, reason: str) -> Act:
+        """For what is done once by its ids however often it is repeated: its key is for this request alone.
+
+        Raises:
+            CommandConflict: the key was used for another request. Transient: the database is away.
+        """
+        act = self.act(reason)
+        await requests.begin(self.links.config, act.request_id, self.fingerprint)
+        return act
+
     async def once(self, kind: type[A], reason: str, work: Callable[[Act], Awaitable[A]]) -> A:
         """Do it, or give the answer of the first time. What failed may be asked again.
 
@@ -74,7 +87,8 @@ def asks(role: Role, scope: Scope, *, person: bool = False) -> Any:
 
     async def asking(request: Request, response: Response, idempotency_key: Key, actor: Actor = allowed) -> Asking:
         body = await request.body()
-        parts = (request.method, request.url.path, request.url.query, hashlib.sha256(body).hexdigest())
+        query = urlencode([each for each in request.query_params.multi_items() if each[0] != WAIT])
+        parts = (request.method, request.url.path, query, hashlib.sha256(body).hexdigest())
         fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         return Asking(actor, request.app.state.links, idempotency_key, fingerprint, response)
 

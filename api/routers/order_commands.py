@@ -142,7 +142,7 @@ async def place(ticket: Ticket, asking: Trading, wait: Wait = 3.0) -> Placed:
         strategy_id=ticket.strategy,
         **{name: getattr(ticket, name) for name in control.Ticket.__dataclass_fields__ if name != "strategy_id"},
     )
-    found = await control.place(asking.links, asking.act(ticket.reason), wanted, within_s=wait)
+    found = await control.place(asking.links, await asking.same(ticket.reason), wanted, within_s=wait)
     accepted = None if found.decided_at is None else found.order_id is not None
     denials = [Denial.model_validate(row) for row in found.denials]
     return Placed(

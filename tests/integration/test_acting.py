@@ -260,9 +260,16 @@ async def test_a_manual_order_is_a_signal_like_any_other(room: Room, settings: S
     assert isinstance(signal, Signal)
     assert (signal.source, signal.instance, signal.quantity, signal.age_limit_s) == ("manual", f"{name}@paper", 5, 60.0)
     again = await room.client.post(
-        "/api/v1/orders", params={"wait": 0}, json=ticket, headers=await _head(room) | {"Idempotency-Key": key}
+        "/api/v1/orders", params={"wait": 0.1}, json=ticket, headers=await _head(room) | {"Idempotency-Key": key}
     )
     assert again.json()["signal_id"] == signal_id
+    other = await room.client.post(
+        "/api/v1/orders",
+        params={"wait": 0},
+        json=ticket | {"quantity": 6},
+        headers=await _head(room) | {"Idempotency-Key": key},
+    )
+    assert (other.status_code, "another request" in other.json()["detail"]) == (409, True)
     assert (await room.ask("/orders", ticket | {"strategy": "nobody"})).status_code == 404
     assert (await room.ask("/orders", ticket | {"instrument": "NSE:NOPE"})).json()["errors"][0]["field"] == "instrument"
     assert (await room.ask("/orders", ticket, Role.VIEWER)).status_code == 403
