@@ -170,6 +170,19 @@ def test_an_env_that_is_there_stays_and_data_without_one_is_not_taken_over(tmp_p
         backup._put_env(tmp_path, "A=3\n")
 
 
+def test_nothing_is_written_where_nothing_runs_or_something_lies_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "a.backup"
+    there.write_text("mine")
+    for kind, words in (("", "Nothing runs here"), ("native", "is there already")):
+        monkeypatch.setattr("cli.stack.running_stack", lambda _, kind=kind: kind)
+        with pytest.raises(StopTheStart, match=words):
+            backup._backup(SETTINGS, there)
+    assert there.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [there]
+
+
 def _at(folder: Path) -> Any:
     class There:
         var = folder / "var"
