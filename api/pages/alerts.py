@@ -9,6 +9,7 @@ import json
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from nicegui.element import Element
 
@@ -16,6 +17,7 @@ from api.hub import Event
 from api.pages import formats, parts
 from api.pages.desk import Desk
 from api.pages.dialogs import Field, Question, Values, reason
+from api.pages.guard import ROOM
 from api.pages.listing import SHOWN, Listed, Listing, text_of
 from api.pages.live import Seen
 from api.pages.page import Page
@@ -42,10 +44,10 @@ _CHANNELS = (
     Column("What is wrong", "wide"),
 )
 _TOLD = {
-    "": "whatever became of it",
+    "": "anything",
     Outcome.SENT.value: "told",
-    Outcome.WAITING.value: "waiting to be told",
-    Outcome.FAILED.value: "given up on some channel",
+    Outcome.WAITING.value: "waiting",
+    Outcome.FAILED.value: "given up",
 }
 _TONES = {Severity.CRITICAL: "bad", Severity.WARNING: "warn", Severity.INFO: "plain"}
 NO_CHANNEL = (
@@ -105,12 +107,23 @@ def _row(key: str, at: datetime, data: dict[str, Any], who: parts.Cell) -> Row:
         (
             parts.when(at),
             chip(formats.words(data["kind"]), _TONES[severity_of(data["kind"])]),
-            cell(data["subject"]),
+            _about(data["kind"], data["subject"]),
             cell(data["message"], more=more),
             cell(data["action"]),
             who,
         ),
     )
+
+
+def _about(kind: str, subject: str) -> parts.Cell:
+    """An order is told by the end of its id and leads to its page."""
+    try:
+        order_id = UUID(subject)
+    except ValueError:
+        return cell(subject)
+    if not kind.startswith("order"):
+        return cell(subject)
+    return cell(f"order …{subject[-8:]}", to=f"{ROOM}/order/{order_id}", hint=subject)
 
 
 def _who(row: ToldAlert) -> parts.Cell:
@@ -160,9 +173,7 @@ def _channel(row: Channel) -> Row:
 
 def _ask_test(desk: Desk) -> None:
     async def work(values: Values, key: str) -> str:
-        tried: Tried = await desk.ask(
-            alert_channels.test, Try(reason=values["reason"]), key=key, settings=desk.room.settings
-        )
+        tried: Tried = await desk.ask(alert_channels.test, Try(reason=values["reason"]), key=key)
         desk.room.live.touch("channels", "alerts")
         bad = [f"{one.channel} did not take it: {one.error}" for one in tried.tested if one.error]
         if bad:

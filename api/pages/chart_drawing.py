@@ -35,8 +35,8 @@ def axis(**label: Any) -> dict[str, Any]:
     }
 
 
-def money_axis() -> dict[str, Any]:
-    return {"type": "value", "scale": True, **axis(**{":formatter": RUPEES})}
+def money_axis(**label: Any) -> dict[str, Any]:
+    return {"type": "value", "scale": True, **axis(**{":formatter": RUPEES}, **label)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def options(
         "legend": {"textStyle": {"color": GREY}, "top": 0, "left": 0, "type": "scroll"},
         "tooltip": {"trigger": "axis", "axisPointer": {"type": "cross"}, ":valueFormatter": RUPEES},
         "xAxis": {"type": "category", "data": labels, **axis(), "splitLine": {"show": False}},
-        "yAxis": money_axis(),
+        "yAxis": money_axis(showMinLabel=False, showMaxLabel=False) | _room_for(lines(working)),
         "dataZoom": [{"type": "inside", **start}, {"type": "slider", **start, "height": 18, "bottom": 8}],
         "series": [_bars(bars, working), *(_marks(side, intent, shown, labels, length) for side, intent in _KINDS)],
     }
@@ -126,6 +126,18 @@ def lines(working: Sequence[OrderSummary]) -> list[dict[str, Any]]:
             text = {"formatter": words, "position": "insideEndTop", "color": GREY}
             rows.append({"yAxis": float(at), "label": text, "lineStyle": {"type": "dashed", "color": GREY}})
     return rows
+
+
+def _room_for(drawn: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The price axis reaches to every line, also where no bar was near it."""
+    prices = [row["yAxis"] for row in drawn]
+    if not prices:
+        return {":min": "() => null", ":max": "() => null"}
+    low, high = min(prices), max(prices)
+    return {
+        ":min": f"(range) => range.min <= {low} ? null : {low - high * 0.0005}",
+        ":max": f"(range) => range.max >= {high} ? null : {high + high * 0.0005}",
+    }
 
 
 _KINDS = (

@@ -18,8 +18,11 @@ from api.pages import formats, parts
 from api.pages.chart_drawing import GREY, RUPEES, axis, money_axis
 from api.pages.desk import Desk
 from api.pages.live import Seen
+from api.routers.reports import CurvePoint
 from core.clock import IST, to_ist
 from core.storage.redis import EVERYTHING
+from core.trading.signals import instance_name
+from core.trading.types import Broker
 
 LINES = ("#3b82f6", "#d97706", "#8b5cf6", "#0d9488", "#db2777", "#65a30d")
 """Read on light and on dark."""
@@ -31,7 +34,7 @@ async def day_curve(desk: Desk) -> None:
         parts.text("Net today, with what is open at its mark (₹)", "h3")
         away = parts.text("", "p", "wrong")
         empty = parts.text(EMPTY, "p", "empty")
-        chart = ui.echart(options([]), renderer="svg").classes("chart hidden")
+        chart = ui.echart(options([], []), renderer="svg").classes("chart hidden")
         chart.props["role"] = "img"
         chart.props["aria-label"] = "Net PnL of the day"
         words = parts.text("", "p", "quiet")
@@ -40,6 +43,7 @@ async def day_curve(desk: Desk) -> None:
         parts.put(away, f"The curve is old: {seen.away}" if seen.away else "")
         parts.old(box, bool(seen.away))
         marks = seen.value.marks if seen.value else []
+        steps = seen.value.points if seen.value else []
         parts.offer(empty, not marks)
         parts.offer(chart, bool(marks))
         parts.put(words, in_words(marks))
@@ -47,7 +51,7 @@ async def day_curve(desk: Desk) -> None:
             chart.props["aria-label"] = "Net PnL of the day: " + ", ".join(
                 f"{name} {formats.gain(rows[-1].net_pnl)}" for name, rows in curves(marks).items()
             )
-        wanted = options(marks)
+        wanted = options(marks, steps)
         if wanted != chart.options:
             chart.options.clear()
             chart.options.update(wanted)
@@ -78,7 +82,7 @@ def in_words(marks: Sequence[CurveMark]) -> str:
     last = {mark.broker: mark for mark in marks if mark.instance == EVERYTHING}
     missing = sum(mark.unmarked for mark in last.values())
     without = f"; {missing} open without a price, missing from the sums" if missing else ""
-    return f"Dotted: realised, net of charges. The last point is of {to_ist(marks[-1].at):%H:%M:%S} IST{without}."
+    return f"Dotted: realised, fill by fill, net of charges. The last point is of {to_ist(marks[-1].at):%H:%M:%S} IST{without}."
 
 
 def _wall(at: datetime) -> int:
@@ -86,15 +90,26 @@ def _wall(at: datetime) -> int:
     return int((at + IST.utcoffset(None)).timestamp() * 1000)
 
 
-def options(marks: Sequence[CurveMark]) -> dict[str, Any]:
+def realised(steps: Sequence[CurvePoint], broker: Broker) -> list[tuple[datetime, Decimal]]:
+    """What all instances of a broker had realised after each fill, net of charges."""
+    last: dict[str, Decimal] = {}
+    rows = []
+    for step in steps:
+        if step.instance.endswith(instance_name("", broker)):
+            last[step.instance] = step.net_pnl
+            rows.append((step.at, sum(last.values(), Decimal(0))))
+    return rows
+
+
+def options(marks: Sequence[CurveMark], steps: Sequence[CurvePoint]) -> dict[str, Any]:
     series: list[dict[str, Any]] = []
     for number, (name, rows) in enumerate(curves(marks).items()):
         colour = LINES[number % len(LINES)]
         whole = rows[0].instance == EVERYTHING
         series.append(_line(name, [(row.at, row.net_pnl) for row in rows], colour, width=3 if whole else 1.5))
         if whole:
-            realised = [(row.at, row.realized_pnl - row.charges) for row in rows]
-            series.append(_line(f"{name}, realised", realised, colour, width=1.5, kind="dotted", step="end"))
+            fills = realised(steps, rows[0].broker)
+            series.append(_line(f"{name}, realised", fills, colour, width=1.5, kind="dotted", step="end"))
     return {
         "animation": False,
         "useUTC": True,

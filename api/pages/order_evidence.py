@@ -103,4 +103,4 @@ def in_words(found: Evidence) -> list[str]:
     for send in found.sends:
         lines.append(f"Send {send['send_no']}: {send['state']}, answer: {send.get('answer') or 'none'}.")
     counting = sum(bool(row["healthy"]) for row in found.books)
-    return [*lines, f"{len(found.books)} books of the broker were read since, {counting} of them count as evidence."]
+    return [*lines, f"Books of the broker read since: {len(found.books)}, of which {counting} count as evidence."]

@@ -19,6 +19,14 @@ IMAGES = ROOT / "docs" / "images"
 SECOND = 1_000
 """Playwright counts in milliseconds."""
 
+WHY = "Why (kept in the audit)"
+
+DRAWN = """() => (getElement(document.querySelector(".chart.tall"))?.chart?.getOption()?.series ?? []).map(
+    (one) => [one.name, one.data.length, (one.markLine?.data ?? []).map((line) => line.yAxis)])"""
+"""What a chart shows: name, points and lines of each series."""
+LOWEST = """() => getElement(document.querySelector(".chart.tall")).chart.getModel().getComponent("yAxis").axis.scale.getExtent()[0]"""
+"""The lowest price on a chart's axis."""
+
 SERIOUS = {"serious", "critical"}
 
 
@@ -72,6 +80,19 @@ class Person:
         self.page.goto(f"{self.base}/room{path}")
         expect(self.page.locator("h1")).to_be_visible(timeout=15 * SECOND)
         return self.page
+
+    def place(self, strategy: str, instrument: str, quantity: int, *, limit: str = "", why: str) -> None:
+        """Ask for a BUY entry on paper, in the dialog of Orders; what comes of it shows there."""
+        page = self.open("/orders")
+        page.get_by_role("button", name="Place an order").click()
+        page.get_by_label("Belongs to strategy").select_option(strategy)
+        page.get_by_label("Instrument", exact=True).last.fill(instrument)
+        page.get_by_label("Quantity (units)").fill(str(quantity))
+        if limit:
+            page.get_by_label("Order type").select_option("LIMIT")
+            page.get_by_label("Limit price (₹)").fill(limit)
+        page.get_by_label(WHY).fill(why)
+        page.get_by_role("button", name="Place it").click()
 
     def picture(self, name: str) -> None:
         """Kept in docs/images where PICTURES=1 asks for it."""

@@ -92,3 +92,10 @@ def test_rising_and_falling_bars_differ_in_more_than_colour() -> None:
     style = options(bars(1), [], [], "minute", anew=True)["series"][0]["itemStyle"]
     assert style["color"] == "transparent"
     assert style["color0"] != "transparent"
+
+
+def test_the_price_axis_reaches_to_every_working_order() -> None:
+    far = [working(price=Decimal("1400")), working(price=Decimal("1600"))]
+    axis = options(bars(3), [], far, "minute", anew=True)["yAxis"]
+    assert axis[":min"] == "(range) => range.min <= 1400.0 ? null : 1399.2"
+    assert axis[":max"] == "(range) => range.max >= 1600.0 ? null : 1600.8"

@@ -11,7 +11,7 @@ import pytest
 
 from api.models import Part
 from api.pages import attention, formats, well
-from api.pages.alerts import _not_stored_yet, _who
+from api.pages.alerts import _about, _not_stored_yet, _who
 from api.pages.facts import FeedAge
 from api.pages.risk import against
 from api.routers.alert_channels import Channel, Channels, Telling, ToldAlert
@@ -130,6 +130,13 @@ def told(*states: Outcome, repeats: bool = False) -> ToldAlert:
 def test_an_alert_says_who_was_told(row: ToldAlert, text: str, tone: str | None) -> None:
     found = _who(row)
     assert (found["text"], found.get("tone")) == (text, tone)
+
+
+def test_an_alert_about_an_order_leads_to_it() -> None:
+    order_id = str(uuid4())
+    assert _about("order_unresolved", order_id)["to"] == f"/room/order/{order_id}"
+    assert "to" not in _about("kill_engaged", order_id)
+    assert _about("drift", "NSE:INFY MIS") == {"text": "NSE:INFY MIS"}
 
 
 class Raised:
