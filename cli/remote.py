@@ -68,11 +68,23 @@ def client() -> ApiClient:
 
 
 def asking(work: Callable[[ApiClient], Awaitable[T]]) -> T:
-    """Run `work` with a client of the control room and close it. Raises as `work`."""
+    """Run `work` with a client of the control room and close it.
+
+    Raises:
+        StopTheStart: it answers what we do not understand. Whatever `work` raises.
+    """
+    from pydantic import ValidationError
 
     async def run() -> T:
         async with client() as api:
-            return await work(api)
+            try:
+                return await work(api)
+            except (ValidationError, KeyError) as error:
+                what = type(error).__name__
+                raise StopTheStart(
+                    f"{_target.url if _target else ''} answers what this command line does not understand ({what}): "
+                    "are both of the same version?"
+                ) from error
 
     return asyncio.run(run())
 

@@ -16,12 +16,13 @@ from api.app import create_app
 from api.client import ApiClient
 from api.models import Round
 from api.reads import Reads
+from cli import remote as remote_mode
 from cli import remote_operations as remote
 from cli.dlq import row_of
 from control import alerts, dead_letters, reconciliation
 from control import kill as control_kill
 from control.acts import Act
-from core.errors import CommandRefused, Transient
+from core.errors import CommandRefused, StopTheStart, Transient
 from core.events import topics
 from core.ids import new_id
 from core.messaging.dlq import PREFIX
@@ -147,6 +148,20 @@ async def test_a_kill_switch_whose_workflow_waits_is_engaged_and_says_so(
     record = await there.engage(make_act(), PAPER, None)
     with pytest.raises(Transient, match="Temporal is away"):
         await there.work(PAPER, record)
+
+
+def test_a_control_room_of_another_version_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def old(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={"brokers": [{"broker": "paper", "switches": [{"kill_id": "x"}]}]})
+
+    def client() -> ApiClient:
+        made = ApiClient("http://room.example", SecretStr("ap_x"))
+        made._http = httpx.AsyncClient(transport=httpx.MockTransport(old), base_url="http://room.example")
+        return made
+
+    monkeypatch.setattr(remote_mode, "client", client)
+    with pytest.raises(StopTheStart, match="of the same version"):
+        remote_mode.asking(lambda api: remote.RemoteKill(api).state(PAPER))
 
 
 async def test_a_release_that_is_refused_says_why(api: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
