@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
 from decimal import Decimal
+from uuid import UUID
 
 import pytest
+from temporalio.api.sdk.v1 import WorkflowMetadata
 
+from core.routing import order_workflow_id
 from core.services import names, services
+from core.temporal import connect
 from core.trading.types import Broker
 from docker.native.layout import Layout
 from docker.native.stack import INFRA
@@ -99,6 +104,32 @@ def test_an_order_tells_its_whole_story(traded: System, broker: Broker) -> None:
     story = str(traded.json("order", row["order_id"]))
     for word in ("signal.raw", "signal.validated", "order.submitted", "order.ack", "order.filled", f"{broker}-order-"):
         assert word in story, f"{word} is missing in {story}"
+
+
+@pytest.mark.parametrize("broker", list(Broker))
+def test_temporal_ui_tells_it_to_someone_who_does_not_know_the_code(traded: System, broker: Broker) -> None:
+    row = next(row for row in traded.orders(broker) if row["side"] == "SELL")
+
+    async def read() -> tuple[str | None, str, dict[str, str]]:
+        client = await connect(traded.settings)
+        handle = client.get_workflow_handle(order_workflow_id(broker, UUID(row["order_id"])))
+        described = await handle.describe()
+        metadata = await handle.query("__temporal_workflow_metadata", result_type=WorkflowMetadata)
+        searched = {pair.key.name: str(pair.value) for pair in described.typed_search_attributes}
+        return await described.static_summary(), metadata.current_details, searched
+
+    summary, details, searched = asyncio.run(read())
+    assert summary == f"SELL {QUANTITY} INFY @ MARKET · steered"
+    for words in ("FILLED", "Realised -₹202.00", "net", f"broker order `{searched['BrokerOrderId']}`", "SUBMITTED"):
+        assert words in details, f"{words} is missing in {details}"
+    told = {name: searched[name] for name in ("Broker", "StrategyId", "Symbol", "Side", "OrderStatus")}
+    assert told == {
+        "Broker": broker.value,
+        "StrategyId": "steered",
+        "Symbol": "INFY",
+        "Side": "SELL",
+        "OrderStatus": "FILLED",
+    }
 
 
 PATH = ("risk-manager", "order-gateway", *(f"broker-{broker}" for broker in Broker))
