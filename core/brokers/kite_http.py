@@ -66,12 +66,22 @@ class Candle:
     volume: int
 
 
+class _Kite(KiteConnect):  # type: ignore[misc]
+    """The SDK without its parsing of every date of every row by dateutil, which is most of what a read of a long book costs.
+
+    A look at one order reads the day's whole book; whoever wants a row's time parses that one (zerodha_rows.moment).
+    """
+
+    def _format_response(self, data: Any) -> Any:
+        return data
+
+
 def kite_client(settings: Settings, session: Session | None = None, *, timeout_s: float = TIMEOUT_S) -> KiteConnect:
     """An SDK client for the target, logged in when a session is given. Synchronous: use it in a thread.
 
     The official sandbox serves every route but the dumps below /oms, and the SDK drops any path of its root.
     """
-    kite = KiteConnect(
+    kite = _Kite(
         settings.kite_api_key if session is None else session.api_key, root=settings.kite_root, timeout=timeout_s
     )
     for scheme in ("http://", "https://"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from decimal import Decimal
@@ -146,9 +146,13 @@ class ZerodhaTrader:
         Raises:
             Transient: also for a book that is not evidence: of another account, unreadable, or over the day's roll.
         """
+        return await self._book()
+
+    async def _book(self, wanted: Collection[str] | None = None) -> Book:
+        """The book, or of it the rows of these orders."""
         account = await self.account()
         requested_at = utc_now()
-        found = await self._read("orders", lambda kite: rows.book_rows(kite.orders(), account))
+        found = await self._read("orders", lambda kite: rows.book_rows(kite.orders(), account, wanted))
         received_at = utc_now()
         day = trading_day(requested_at)
         if trading_day(received_at) != day:
@@ -159,7 +163,7 @@ class ZerodhaTrader:
         wanted = set(broker_order_ids)
         if not wanted:
             return {}
-        return {row.broker_order_id: row for row in (await self.book()).rows if row.broker_order_id in wanted}
+        return {row.broker_order_id: row for row in (await self._book(wanted)).rows}
 
     async def trades(self, broker_order_ids: Sequence[str]) -> dict[str, tuple[Trade, ...]]:
         wanted = set(broker_order_ids)

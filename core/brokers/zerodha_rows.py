@@ -40,15 +40,19 @@ def moment(value: Any) -> datetime | None:
     return None
 
 
-def book_rows(found: list[dict[str, Any]], account: str) -> tuple[BookRow, ...]:
-    """GET /orders as book rows.
+def book_rows(found: list[dict[str, Any]], account: str, wanted: Collection[str] | None = None) -> tuple[BookRow, ...]:
+    """GET /orders as book rows; of these orders, or all.
 
     Raises:
         ForeignBook: no row names this account though rows name accounts.
         KeyError, TypeError, ValueError: a row that cannot be read.
     """
     _check_account(found, account)
-    return tuple(_book_row(row) for row in found if _speaks_our_words(row, "order_id", *_WORDS))
+    return tuple(
+        _book_row(row)
+        for row in found
+        if (wanted is None or str(row["order_id"]) in wanted) and _speaks_our_words(row, "order_id", *_WORDS)
+    )
 
 
 def _check_account(found: Iterable[dict[str, Any]], account: str) -> None:
