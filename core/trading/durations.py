@@ -41,7 +41,7 @@ class OrderDurations(BaseModel):
             return self
         floors = {
             "place_timeout": 9.0,
-            "heartbeat": 1.0,
+            "heartbeat": 2.0,
             "send_deadline": 1.5,
             "publish_timeout": 1.0,
             "pacer_wait": 1.0,
