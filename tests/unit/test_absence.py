@@ -70,5 +70,5 @@ def test_an_empty_book_of_a_broker_that_cannot_lose_sight_of_it_is_one_like_any_
 def test_durations_are_divided_by_one_factor_and_guards_keep_a_floor() -> None:
     fast = OrderDurations().scaled(100)
     assert fast.absence_after == pytest.approx(1.2)
-    assert fast.heartbeat == 1.0
+    assert fast.heartbeat == 2.0
     assert fast.absence_books == OrderDurations().absence_books
