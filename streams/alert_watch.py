@@ -209,8 +209,8 @@ class AlertWatch:
                 whole = name == EVERYTHING
                 who = f"{broker} account" if whole else name
                 most = limits.account.max_day_loss if whole else limits.strategy.max_day_loss
-                words = watch.past_loss(who, view.day_net_pnl, most) if view.trading_day == today else None
-                cause = _loss(today, broker, who)
+                words = watch.past_loss(who, view.day_net_pnl, most) if view.trading_day >= today else None
+                cause = _loss(view.trading_day, broker, who)
                 if words is None or cause in self._lost:
                     continue
                 self._lost.add(cause)
