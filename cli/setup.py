@@ -157,13 +157,16 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def setup() -> None:
         """Write .env with generated passwords when missing; add new settings after a pull. Overwrites nothing."""
+        from cli import first_admin
+        from cli.overview import show_first_admin
         from core.config import load_settings
 
         path = home() / ".env"
         new = not path.exists()
         added = ensure_env(home())
-        load_settings()
+        settings = load_settings()
         if new:
             print(f"Wrote {path} with generated passwords, readable by you alone.")
+            show_first_admin(first_admin.prepare(settings.var))
         else:
             print(f"{path} {'gained ' + ', '.join(added) if added else 'is complete: nothing changed'}.")

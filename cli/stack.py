@@ -65,7 +65,7 @@ def bring_up() -> Settings:
     Raises:
         StopTheStart: with what is wrong and what to do.
     """
-    from cli import checks, compose, native_up, overview, record, users
+    from cli import checks, compose, first_admin, native_up, overview, record
     from cli.setup import ensure_env
     from core.config import home, load_settings
 
@@ -83,7 +83,7 @@ def bring_up() -> Settings:
     if not did:
         console.print("  [green]✓[/green] Everything runs and is healthy; nothing changed since the last start.")
     overview.show(settings, asyncio.run(overview.trading(settings)))
-    password = users.first_admin(settings)
+    password = first_admin.make(settings)
     if password is not None:
         overview.show_first_admin(password)
     return settings

@@ -215,10 +215,11 @@ def _run(work: Callable[[AsyncEngine], Awaitable[T]]) -> T:
     remote.refuse("This command")
 
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    return asyncio.run(_with_engine(settings(), work))
+    return asyncio.run(with_engine(settings(), work))
 
 
-async def _with_engine(settings: Settings, work: Callable[[AsyncEngine], Awaitable[T]]) -> T:
+async def with_engine(settings: Settings, work: Callable[[AsyncEngine], Awaitable[T]]) -> T:
+    """Run `work` on an engine of its own, closed at the end."""
     from core.storage.db import config_engine
 
     engine = config_engine(settings, pool_size=1)
@@ -226,10 +227,3 @@ async def _with_engine(settings: Settings, work: Callable[[AsyncEngine], Awaitab
         return await work(engine)
     finally:
         await engine.dispose()
-
-
-def first_admin(settings: Settings) -> str | None:
-    """The generated password of the first user, where there was none; else None."""
-    from core.storage import users
-
-    return asyncio.run(_with_engine(settings, lambda engine: users.first_admin(engine, here())))

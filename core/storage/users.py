@@ -72,7 +72,10 @@ async def add_user(engine: AsyncEngine, actor: Actor, name: str, role: Role, pas
     name = name.lower()
     if not NAME.fullmatch(name):
         raise CommandRefused("name: 2 to 32 of a-z 0-9 . _ -, beginning with a letter")
-    hashed = await _checked_hash(password, name)
+    return await _add(engine, actor, name, role, await _checked_hash(password, name), why)
+
+
+async def _add(engine: AsyncEngine, actor: Actor, name: str, role: Role, hashed: str, why: Why = UNSAID) -> User:
     now = utc_now()
     row = User(new_id(), name, hashed, role, now, now, None)
     try:
@@ -87,20 +90,16 @@ async def add_user(engine: AsyncEngine, actor: Actor, name: str, role: Role, pas
     return row
 
 
-async def first_admin(engine: AsyncEngine, actor: Actor) -> str | None:
-    """Where there is no user yet: make the admin and return the generated password, which nobody is told again; else None.
-
-    Two callers at once make one.
-    """
+async def first_admin(engine: AsyncEngine, actor: Actor, hashed: str) -> bool:
+    """Where there is no user yet: make the admin whose password has this hash. Whether it did; of two callers at once one does."""
     async with transient("looking for users"), engine.connect() as connection:
         if await connection.scalar(select(func.count()).select_from(USERS)):
-            return None
-    password = passwords.generate()
+            return False
     try:
-        await add_user(engine, actor, FIRST, Role.ADMIN, password)
+        await _add(engine, actor, FIRST, Role.ADMIN, hashed)
     except NameTaken:
-        return None
-    return password
+        return False
+    return True
 
 
 async def list_users(engine: AsyncEngine) -> list[User]:

@@ -25,8 +25,8 @@ STRATEGIES = 8
 
 LONG_AGE_S = 600.0
 SHORT_AGE_S = 5.0
-SHORT_EVERY = 10
-"""One intent in so many is as short-lived as a strategy's default: an outage may expire it, and the plan says so."""
+SHORT_EVERY = 5
+"""One entry in so many, one intent in ten, is as short-lived as a strategy's default: an outage may expire it, and the plan says so."""
 
 TWICE_EVERY = 25
 """One intent in so many is published twice, as after a producer's crash."""
@@ -123,6 +123,7 @@ class _Trader:
         self._random.shuffle(turns)
         self._free: deque[tuple[float, Instrument]] = deque((0.0, row) for row in turns)
         self._held: deque[tuple[float, Instrument, Planned]] = deque()
+        self._entries = 0
 
     def intents(self, count: int) -> Iterator[Planned]:
         for number in range(count):
@@ -141,7 +142,8 @@ class _Trader:
 
     def _entry(self, number: int, at: float, row: Instrument) -> Planned:
         side = Side.BUY if self._random.random() < 0.6 else Side.SELL
-        short = number % SHORT_EVERY == SHORT_EVERY - 1
+        self._entries += 1
+        short = self._entries % SHORT_EVERY == 0
         return self._planned(
             number, at, row, side, Intent.ENTRY, self._random.randint(1, 40), SHORT_AGE_S if short else LONG_AGE_S, None
         )

@@ -304,7 +304,9 @@ def test_a_plan_is_decided_by_its_seed_and_leaves_only_what_it_entered() -> None
     one, again, other = (make_plan(200, seed, 4.0, T0) for seed in (5, 5, 6))
     assert one == again
     assert one.intents != other.intents
-    assert len({row.instrument for row in make_plan(4000, 5, 8.0, T0).intents}) >= 200
+    many = make_plan(4000, 5, 8.0, T0).intents
+    assert len({row.instrument for row in many}) >= 200
+    assert round(sum(row.age_limit_s == 5 for row in many) / len(many), 2) == 0.1, "one in ten lives five seconds"
     for broker in Broker:
         rows = {row.number: row for row in one.of(broker)}
         for row in rows.values():

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import stat
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from cli.first_admin import FILE
+from cli.main import app
 from cli.setup import ensure_env, entries, password
 from core.config import Settings, load_settings
 from core.errors import ConfigError
+from core.people.passwords import matches
 from docker import prerequisites
 
 
@@ -96,3 +101,17 @@ def test_the_bootstrap_checks_the_ports_the_settings_use() -> None:
 
 def test_a_generated_password_is_never_taken_for_a_flag() -> None:
     assert all(re.fullmatch("[0-9a-f]{48}", password()) for _ in range(200))
+
+
+def test_setup_shows_the_first_admins_password_once_and_keeps_its_hash_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALPHA_PANDA_HOME", str(tmp_path))
+    said = CliRunner().invoke(app, ["setup"]).stdout
+    (line,) = [line for line in said.splitlines() if "First login" in line]
+    shown = line.split()[-1]
+    kept = tmp_path / "var" / FILE
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert asyncio.run(matches(shown, kept.read_text()))
+    assert shown not in "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+    assert "First login" not in CliRunner().invoke(app, ["setup"]).stdout
