@@ -19,6 +19,9 @@ ADMIN = "postgres"
 
 ALL = ("*",)
 
+_IN_NO_LOG = "SET log_statement = none; SET log_min_duration_statement = -1; SET log_min_error_statement = panic"
+"""For a connection that sets passwords: a statement that took long or failed would stand in PostgreSQL's log with them."""
+
 
 async def connect_admin(settings: Settings, database: str | None = None) -> asyncpg.Connection:
     return await asyncpg.connect(
@@ -49,6 +52,7 @@ async def prepare(settings: Settings) -> None:
             "PostgreSQL refuses POSTGRES_ADMIN_PASSWORD: the data was made with another one. Put that back into .env."
         ) from error
     try:
+        await connection.execute(_IN_NO_LOG)
         if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", settings.postgres_database):
             await connection.execute(f'CREATE DATABASE "{settings.postgres_database}"')
         await _roles(connection, settings)

@@ -35,8 +35,8 @@ from tests.strategy_world import make_settings
 
 pytestmark = [pytest.mark.stack]
 
-EXAMPLES = 12
-"""Requests an operation and role; `make test` runs this, a longer run raises it."""
+EXAMPLES = {"admin": 12, "trader": 6, "viewer": 6, "nobody": 2, "expired": 2}
+"""Requests an operation by who asks; `make test` runs this, a longer run raises it."""
 
 CHECKS = (
     status_code_conformance,
@@ -57,7 +57,7 @@ REALLY_DONE = {
     "/api/v1/broker-session/login",
     "/api/v1/broker-session/logout",
 }
-"""An admin's POST of the documented example here would do it, to the stack that other tests share: test_acting.py has these."""
+"""A trader's or admin's POST of the documented example here would do it, to the stack that other tests share: test_acting.py has these."""
 
 APP = create_app(make_settings())
 OPERATIONS = [
@@ -76,7 +76,7 @@ async def base(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 async def tokens_of(settings: Settings) -> dict[str, str]:
-    found = {role.value: await make_key(settings, role) for role in (Role.VIEWER, Role.ADMIN)}
+    found = {role.value: await make_key(settings, role) for role in Role}
     expired = tokens.sign(settings.api_jwt_secret, new_id(), new_id(), utc_now() - timedelta(hours=1))
     return found | {"expired": expired, "nobody": ""}
 
@@ -85,10 +85,10 @@ def _headers(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def _ask(operation: Any, base: str, token: str) -> None:
+def _ask(operation: Any, base: str, token: str, examples: int) -> None:
     @given(case=operation.as_strategy())
     @tries(
-        max_examples=EXAMPLES,
+        max_examples=examples,
         deadline=None,
         derandomize=True,
         database=None,
@@ -110,20 +110,21 @@ def _ask(operation: Any, base: str, token: str) -> None:
     once()
 
 
-@pytest.mark.parametrize("who", ["viewer", "admin"])
+@pytest.mark.parametrize("who", EXAMPLES)
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda found: f"{found.method.upper()} {found.path}")
 async def test_every_answer_is_documented(operation: Any, who: str, base: str, tokens_of: dict[str, str]) -> None:
-    if who == "admin" and operation.method.upper() == "POST" and operation.path in REALLY_DONE:
-        who = "viewer"
-    await asyncio.to_thread(_ask, operation, base, tokens_of[who])
+    asks = who
+    if who in {"admin", "trader"} and operation.method.upper() == "POST" and operation.path in REALLY_DONE:
+        asks = "viewer"
+    await asyncio.to_thread(_ask, operation, base, tokens_of[asks], EXAMPLES[who])
 
 
 GUARDED = [name for name, access in routes(APP) if access is not None and access != OPEN]
 
 
-@pytest.mark.parametrize("who", ["nobody", "expired", "viewer"])
+@pytest.mark.parametrize("who", ["nobody", "expired", "viewer", "trader"])
 async def test_no_route_is_open_that_should_not_be(who: str, base: str, tokens_of: dict[str, str]) -> None:
-    """Every guarded route, asked without a token, with an expired one, and with one that may only look."""
+    """Every guarded route, asked without a token, with an expired one, and with each role that may not."""
     access_of = dict(routes(APP))
     async with httpx.AsyncClient(base_url=base, timeout=60) as client:
         for name in GUARDED:
@@ -134,10 +135,9 @@ async def test_no_route_is_open_that_should_not_be(who: str, base: str, tokens_o
             path = path.replace("{letter:path}", "a/0/1").replace("{broker}", "paper")
             needed = access_of[name]
             assert not isinstance(needed, str | None)
-            if who == "viewer" and needed.role is Role.VIEWER:
+            knows = who in {role.value for role in Role}
+            if knows and Role(who).covers(needed.role):
                 continue
             headers = _headers(tokens_of[who]) | {"Idempotency-Key": str(uuid4())}
             answer = await client.request(method, path, json={}, headers=headers)
-            assert answer.status_code == (403 if who == "viewer" else 401), (
-                f"{name}: {answer.status_code} {answer.text}"
-            )
+            assert answer.status_code == (403 if knows else 401), f"{name}: {answer.status_code} {answer.text}"
