@@ -38,9 +38,9 @@ def strategy(world: KillWorld) -> str:
 
 
 async def test_a_strategys_flag_binds_its_entries_in_the_claim_and_nobody_elses(world: KillWorld) -> None:
+    await world.hold(Side.BUY, 10)
     entry, other = await world.order(), await world.order(strategy_id="another")
     leave = await world.order(Side.SELL, intent=Intent.EXIT)
-    await world.hold(Side.BUY, 10)
     await world.engage(world.kill(strategy_id=strategy(world)))
     assert (await world.journal.claim(entry)).result is ClaimResult.KILLED
     assert (await world.journal.claim(leave)).result is ClaimResult.CLAIMED

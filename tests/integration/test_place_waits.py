@@ -15,7 +15,8 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.broker_calls import BrokerCalls
-from core.brokers.pacer import Turn
+from core.brokers.pacer import Pacer, Turn
+from core.brokers.paper import UNLIMITED
 from core.brokers.port import PlaceRequest
 from core.clock import trading_day, utc_now
 from core.config import Settings
@@ -50,14 +51,15 @@ async def state(world: JournalWorld, order_id: UUID) -> str:
         return str(await connection.scalar(select(SENDS.c.state).where(SENDS.c.order_id == order_id)))
 
 
-class SlowTurn:
+class SlowTurn(Pacer):
     """A pacer whose turn comes only after so many seconds."""
 
     def __init__(self, seconds: float) -> None:
+        super().__init__(UNLIMITED)
         self.seconds = seconds
         self.out = 0
 
-    async def acquire(self, urgent: bool, timeout_s: float, *, holds: bool) -> Turn:
+    async def acquire(self, urgent: bool, timeout_s: float = 2.0, *, holds: bool = False) -> Turn:
         await asyncio.sleep(self.seconds)
         self.out += 1
         return Turn(time.monotonic(), trading_day(utc_now()), None)
@@ -72,8 +74,7 @@ class SlowTurn:
 async def test_an_entry_that_grows_too_old_while_it_waits_for_its_turn_is_not_sent(world: JournalWorld) -> None:
     order_id, trader, turn = await world.order(age_limit_s=2.0), ToldTrader(), SlowTurn(2.0)
     at = calls(world, trader)
-    told: Any = turn
-    at.pacer = told
+    at.pacer = turn
     ended = await place(at, order_id)
     assert ended.status is OrderStatus.EXPIRED
     assert "too old to act on" in (ended.reason or "")

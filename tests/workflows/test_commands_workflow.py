@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
+from temporalio import activity
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import WorkflowHandle
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 
 from core import order_work
 from core.ids import new_id
-from core.order_work import BrokerHint, CommandInput, CommandNext, OrderView
+from core.order_work import BrokerHint, CommandCall, CommandInput, CommandNext, CommandResult, OrderView
 from core.routing import urgent_queue
 from core.trading.commands import CommandKind
 from core.trading.types import Broker, Intent, OrderStatus
@@ -160,6 +165,54 @@ async def test_a_cancel_goes_before_a_modify_that_waits(temporal: WorkflowEnviro
     carried = [call.request_id for name, call in world.calls if name == "command"]
     assert carried[:2] == [modify.request_id, cancel.request_id]
     assert set(carried) == {modify.request_id, cancel.request_id}
+
+
+@dataclass
+class Counting(FakeWorld):
+    """Holds every command back until the test lets it go, and counts how many are carried out side by side."""
+
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+    under_way: int = 0
+    most: int = 0
+
+    @activity.defn(name=order_work.CARRY_OUT)
+    async def carry_out(self, call: CommandCall) -> CommandResult:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await self.go.wait()
+        self.under_way -= 1
+        return await super().carry_out(call)
+
+
+async def heard(handle: WorkflowHandle[Any, Any]) -> None:
+    """Until the workflow has taken in the last workflow signal."""
+    while True:
+        kinds = [event.event_type for event in (await handle.fetch_history()).events]
+        signals = [at for at, kind in enumerate(kinds) if kind == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED]
+        if signals and EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED in kinds[signals[-1] :]:
+            return
+        await asyncio.sleep(0.02)
+
+
+async def test_one_command_is_in_flight_however_many_are_asked_for(temporal: WorkflowEnvironment) -> None:
+    world = Counting(
+        place=[view(OrderStatus.SUBMITTED)],
+        look=[view(OrderStatus.ACKED)],
+        command=[after(OrderStatus.ACKED), after(OrderStatus.ACKED), after(OrderStatus.CANCELLED)],
+    )
+    first, second, third = asked(MODIFY), asked(MODIFY), asked(CANCEL)
+    async with desk(temporal, world) as at:
+        with temporal.auto_time_skipping_disabled():
+            handle = await at.start(make_input(commands=(first,)))
+            await until(lambda: world.under_way == 1)
+            for command in (second, third):
+                await handle.signal(order_work.COMMAND, command)
+            await asyncio.wait_for(heard(handle), BOUND_S)
+            world.go.set()
+            assert (await ended(handle)).status is OrderStatus.CANCELLED
+    assert world.most == 1
+    carried = [call.request_id for name, call in world.calls if name == "command"]
+    assert carried[:2] == [first.request_id, third.request_id], "a cancel goes before all that waits"
 
 
 async def test_commands_without_an_outcome_are_handed_to_a_workflow_started_again(

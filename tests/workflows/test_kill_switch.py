@@ -168,7 +168,7 @@ async def test_saved_histories_still_replay(name: str) -> None:
 
 
 def test_every_ending_has_a_saved_history() -> None:
-    assert SAVED.keys() >= {"flat_at_once", "closed", "released", "foreign", "stuck", "cut"}
+    assert SAVED.keys() >= {"flat_at_once", "closed", "released", "foreign", "stuck", "cut", "exit_unseen"}
 
 
 async def test_with_nothing_open_it_sets_the_flag_looks_once_and_reports(temporal: WorkflowEnvironment) -> None:

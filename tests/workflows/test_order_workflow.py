@@ -86,6 +86,8 @@ def test_every_ending_has_a_saved_history() -> None:
         "resolved_never_placed",
         "exit_waited",
         "rested",
+        "exit_went_on",
+        "position_left",
     }
 
 
