@@ -47,7 +47,8 @@ def register(app: typer.Typer) -> None:
 
         found = _backup(settings(), file)
         console.print(
-            f"  {file}: {file.stat().st_size / 2**20:.1f} MiB, schema {found.revision}, as of {found.at()} UTC."
+            f"  {file}: {file.stat().st_size / 2**20:.1f} MiB, schema {found.revision}, as of {found.at()} UTC.",
+            soft_wrap=True,
         )
         console.print("  It holds every secret of this deployment: keep it as you keep `.env`.")
 
