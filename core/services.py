@@ -35,7 +35,7 @@ SHARED: tuple[ServiceSpec, ...] = (
     ServiceSpec("portfolio", "fills and marks to positions and PnL"),
     ServiceSpec("order-views", "the log to the tables people read"),
     ServiceSpec("alert-sender", "alerts to people: chat, mail, webhooks"),
-    ServiceSpec("api", "FastAPI: health, orders, positions, metrics", nice=10),  # who looks never delays who trades
+    ServiceSpec("api", "FastAPI: health, orders, positions, metrics", nice=5),  # who looks never delays who trades
 )
 
 

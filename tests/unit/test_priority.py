@@ -13,7 +13,7 @@ from core.services import services
 from core.trading.types import Broker, KiteTarget
 from docker.prerequisites import ROOT
 
-WEIGHTS = {0: None, 10: 110}
+WEIGHTS = {0: None, 5: 335}
 """What the Linux scheduler gives a niceness (kernel/sched/core.c), as compose's cpu_shares; 1024 where none is said."""
 
 
