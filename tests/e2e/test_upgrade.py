@@ -18,7 +18,16 @@ from core.services import names, services
 from core.temporal import connect
 from core.trading.types import Broker
 from tests.e2e.test_commands import act, order, resting, until
-from tests.e2e.trading import INFY, Market, open_orders, referee, running_workflows, steered, unpublished
+from tests.e2e.trading import (
+    INFY,
+    Market,
+    let_ticks_flow,
+    open_orders,
+    referee,
+    running_workflows,
+    steered,
+    unpublished,
+)
 from tests.fixtures.system import System
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -82,6 +91,7 @@ def test_open_orders_refuse_code_that_would_lose_them_and_end_under_code_that_kn
     system: System, project: Path
 ) -> None:
     with Market(system, INFY):
+        let_ticks_flow(system)
         opened = {broker: resting(system, broker) for broker in Broker}
         ran = pids(system)
 

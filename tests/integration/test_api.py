@@ -93,7 +93,7 @@ async def test_ready_names_each_part_with_its_reason(api: httpx.AsyncClient) -> 
     answer = await api.get("/health/ready")
     parts = {part["name"]: part for part in answer.json()["parts"]}
     for server in ("kafka", "postgres", "redis", "temporal"):
-        assert parts[server] == {"name": server, "kind": "server", "ready": True, "reason": ""}
+        assert parts[server] == {"name": server, "kind": "server", "ready": True, "reason": "", "note": ""}
     assert answer.status_code == 503
     assert parts["risk-manager"]["reason"] == "not running: no health file"
 
