@@ -109,7 +109,7 @@ async def test_a_changed_parameter_decides_from_the_next_tick_and_a_pause_ends_i
         (row,) = await read(connection, PAPER)
         return row["state"], row["version"]
 
-    tape, dead = Tape(), await dlq_depth(settings, engine)
+    tape, dead, letters = Tape(), await dlq_depth(settings, engine), topics.dlq(topics.CONFIG_CHANGES)
     async with watching(settings, topics.signals_raw(PAPER)) as watcher, running(NAME, main, settings, tmp_path):
         await well("set", "s", "--param", "slow=3", "--by", "ann", "--reason", "faster")
         await eventually(standing, lambda seen: seen[1] == 2, within_s=10)
@@ -120,7 +120,7 @@ async def test_a_changed_parameter_decides_from_the_next_tick_and_a_pause_ends_i
         await limits.change(links, Act(TESTER, new_id()), Scope.STRATEGY, "nobodys", {"max_position": 7})
         await well("pause", "s")  # on the same partition, after the change of limits
         await eventually(standing, lambda seen: seen[0] == "inactive", within_s=10)
-        assert await dlq_depth(settings, engine) == dead
+        assert (await dlq_depth(settings, engine))[letters] == dead[letters]
         await world.tick(*tape.ticks(*FALL_AND_RISE, *FALL_AND_RISE))
         await well("activate", "s")
         await eventually(standing, lambda seen: seen[1] == 4, within_s=10)
