@@ -46,11 +46,9 @@ def register(app: typer.Typer) -> None:
         from core.config import settings
 
         found = _backup(settings(), file)
-        console.print(
-            f"  {file}: {file.stat().st_size / 2**20:.1f} MiB, schema {found.revision}, as of {found.at()} UTC.",
-            soft_wrap=True,
-        )
-        console.print("  It holds every secret of this deployment: keep it as you keep `.env`.")
+        size = file.stat().st_size / 2**20
+        _say(f"{file}: {size:.1f} MiB, schema {found.revision}, as of {found.at()} UTC.")
+        _say("It holds every secret of this deployment: keep it as you keep `.env`.")
 
     @app.command()
     def restore(
@@ -59,16 +57,20 @@ def register(app: typer.Typer) -> None:
         """Fill an empty deployment from a backup; then `make up`. Refuses where anything is there or runs."""
         done = _restore(file)
         for broker, doubted in done.items():
-            console.print(
-                f"  {broker}: {doubted.orders} orders were open, {doubted.maybe_sent} of them may have been sent since; "
+            _say(
+                f"{broker}: {doubted.orders} orders were open, {doubted.maybe_sent} of them may have been sent since; "
                 f"{doubted.commands} commands and {doubted.kills} kill switches are ended. Entries are bound until "
-                f"`alpha-panda kill off --broker {broker}`.",
-                soft_wrap=True,
+                f"`alpha-panda kill off --broker {broker}`."
             )
-        console.print("  No strategy is opted in to real money any more, and everybody has to log in again.")
-        console.print("  Now `make up`; then docs/security.md, After a restore.")
+        _say("No strategy is opted in to real money any more, and everybody has to log in again.")
+        _say("Now `make up`; then docs/security.md, After a restore.")
         sys.stdout.flush()
         os._exit(0)  # the Temporal SDK and the log's admin client may keep threads
+
+
+def _say(words: str) -> None:
+    """One line however long it is, and as it is: a path may hold anything."""
+    console.print(f"  {words}", soft_wrap=True, markup=False)
 
 
 # PostgreSQL's own programs ------------------------------------------------------------------------------------------------
@@ -188,7 +190,7 @@ def _restore(file: Path) -> dict[Broker, Doubted]:
             with step("Log") as shown:
                 rebuild_log.fill_from_database(settings)
                 shown.say("filled from the database")
-        console.print(f"  .env {'is the one of the backup' if new_env else 'stays as it is here'}.")
+        _say(f".env {'is the one of the backup' if new_env else 'stays as it is here'}.")
         return done
 
 

@@ -183,6 +183,12 @@ def test_nothing_is_written_where_nothing_runs_or_something_lies_there(
     assert list(tmp_path.iterdir()) == [there]
 
 
+def test_a_long_path_is_said_whole_and_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    path = "/backups/" + "/".join(f"[bold]folder {n}" for n in range(30))
+    backup._say(path)
+    assert capsys.readouterr().out == f"  {path}\n"
+
+
 def _at(folder: Path) -> Any:
     class There:
         var = folder / "var"
