@@ -296,7 +296,7 @@ async def test_only_libraries_styles_and_icons_lie_before_the_pages_guard(app: F
     import nicegui
 
     before = {path.replace(nicegui.__version__, version) for path in found if path.startswith(OPEN_PAGES)}
-    assert before == {
+    assert before - {"/favicon.ico"} == {  # the icon is added when an app starts, which another test may have done
         "/_nicegui/{version}/static",
         "/_nicegui/{version}/libraries/{key:path}",
         "/_nicegui/{version}/components/{key:path}",

@@ -35,8 +35,8 @@ def test_the_part_is_what_the_error_names_or_its_first_word(error: Transient, pa
     assert part_of(error) == part
 
 
-def test_pauses_double_up_to_five_seconds() -> None:
-    assert list(islice(pauses(), 7)) == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+def test_pauses_double_up_to_two_seconds() -> None:
+    assert list(islice(pauses(), 6)) == [0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
 
 
 def test_a_part_is_well_when_the_last_one_waiting_goes_on(health: HealthReporter) -> None:
