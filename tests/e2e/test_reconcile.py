@@ -189,7 +189,12 @@ def test_what_is_not_ours_is_listed_counted_and_left_alone(system: System) -> No
 
 
 def test_units_from_nowhere_are_drift_and_a_person_is_told(system: System) -> None:
+    """Once the broker has listed some position: before, units may be of an opening that its answers lacked."""
     opened(system)
+    system.admin("faults", [{"kind": "foreign_order", "symbol": "NSE:WIPRO", "now": True, "quantity": 1}])
+    system.wait(
+        lambda: line(reconcile(system), "WIPRO").get("drift") == 0, "a position of the trader's own to be seen", 60
+    )
     system.admin("faults", [{"kind": "foreign_position", "symbol": "NSE:TCS", "quantity": 5}])
     log = system.settings.var / "log" / "orders-zerodha.log"
 
