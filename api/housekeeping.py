@@ -56,6 +56,7 @@ class Housekeeping:
             except Transient as error:
                 log.warning("not tidied now", what=what, reason=str(error))
             except Exception:
+                # Told whole and tried again: no failure of tidying up may end the API, nor keep the other jobs from their turn.
                 log.exception("tidying failed; tried again in an hour", what=what)
             else:
                 if gone:

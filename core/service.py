@@ -94,7 +94,9 @@ def run(name: str, main: Main) -> NoReturn:
     except Transient as error:
         log.error("a part is missing at the start; ends, to be started again", service=name, reason=str(error))
         code = EXIT_CRASHED
-    except Exception:
+    except (
+        Exception
+    ):  # the last stop of the process: told whole in its log, and it ends with a code that starts it again
         log.exception("crashed", service=name)
         code = EXIT_CRASHED
     _end(code)

@@ -164,7 +164,7 @@ def endpoint(handler: Handler, *, signed_in: bool = True) -> Callable[[Request],
             return await handler(sandbox, request)
         except KiteError as error:
             return error.response()
-        except Exception:
+        except Exception:  # told whole here; whoever asked gets what Kite answers when it fails within itself
             log.exception("%s %s failed inside the sandbox", request.method, request.url.path)
             return KiteError(500, "GeneralException", "Internal error in the sandbox; see its log.").response()
 

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
@@ -21,7 +20,6 @@ import pytest
 from core.people.roles import Role, Scope
 from core.storage.strategies import StrategyConfig
 from docker.prerequisites import ROOT
-from tests.e2e.trading import Market
 from tests.fixtures.people import make_key, make_user
 from tests.fixtures.system import System
 from tests.performance.test_bench_orders import (
@@ -45,17 +43,6 @@ def system() -> Iterator[System]:
     quiet = {"bar_s": 3600, "fast": 199, "slow": 200, "quantity": 1}  # never warm: the bench itself signals
     with System.running("bench-room", [StrategyConfig(STRATEGY, "Momentum", quiet, INSTRUMENTS, True)]) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def live(system: System) -> Iterator[System]:
-    """The market moves: four ticks a second on each instrument."""
-    markets = [Market(system, name, Decimal(1500)) for name in INSTRUMENTS]
-    for market in markets:
-        market.__enter__()
-    yield system
-    for market in markets:
-        market.__exit__(None, None, None)
 
 
 def test_the_order_path_with_and_without_people_who_look(live: System) -> None:

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
 
@@ -30,7 +29,6 @@ from core.trading.signals import Signal, instance_name
 from core.trading.types import Broker, Exchange, Intent, OrderStatus, OrderType, Product, Side, Validity
 from docker.native.layout import Layout
 from docker.native.supervisor import ours
-from tests.e2e.trading import Market
 from tests.fixtures.system import System
 
 pytestmark = [pytest.mark.e2e, pytest.mark.bench, pytest.mark.timeout(1200)]
@@ -48,17 +46,6 @@ def system() -> Iterator[System]:
     quiet = {"bar_s": 3600, "fast": 199, "slow": 200, "quantity": 1}  # never warm: the bench itself signals
     with System.running("bench", [StrategyConfig(STRATEGY, "Momentum", quiet, INSTRUMENTS, True)]) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def live(system: System) -> Iterator[System]:
-    """The market moves: four ticks a second on each instrument."""
-    markets = [Market(system, name, Decimal(1500)) for name in INSTRUMENTS]
-    for market in markets:
-        market.__enter__()
-    yield system
-    for market in markets:
-        market.__exit__(None, None, None)
 
 
 def test_machine() -> None:
